@@ -1,0 +1,64 @@
+"""What happened, as a few frozen values. Everything that takes long is given an `emit` and calls it.
+
+`emit` may be called from any thread. Nothing here knows how events are shown: `console` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A step of the story begins: `stage` is a short verb phrase, `detail` what it works on."""
+
+    stage: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    """The step ended well; `detail` says what came of it."""
+
+    stage: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """`done` of `total` bytes of the blob `digest` have moved. `action` says how the blob got where it is:
+
+    `copied`, `mounted` and `skipped` when it went to a target (`mounted` and `skipped` move no bytes and come
+    once, with done == total), `read` when it was read to be rewritten, `written` when we made it (total 0: unknown).
+    """
+
+    digest: str
+    title: str
+    action: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A line worth showing that is neither a result nor a warning (`source` says whose: a server, a daemon)."""
+
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something the user should act on, though the work goes on."""
+
+    message: str
+    hint: str | None = None
+
+
+Event = StageStarted | StageFinished | Transferred | Logged | Warned
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An `emit` for callers who do not want to know."""

@@ -1,0 +1,137 @@
+"""Names of images, spelled as skopeo users know them: `transport:place[:tag][@digest]`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from composer.errors import NotFound
+
+TRANSPORTS = ("docker", "oci", "oci-archive", "docker-archive", "docker-daemon")
+SPELLINGS = (
+    "docker://host/repo:tag, oci:dir:tag, oci-archive:file.tar:tag, docker-archive:file.tar[:name:tag], "
+    "docker-daemon:name:tag"
+)
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """An image in a place. Which fields mean what depends on `transport`:
+
+    * `docker`: `place` is `host/repository` (see `host`, `repository`); `tag` or `digest`, or both (digest wins).
+    * `oci`, `oci-archive`: `place` is a path; `tag` is the `org.opencontainers.image.ref.name`.
+    * `docker-archive`: `place` is a path; `tag` is a full `name:tag` inside the archive, if one is given.
+    * `docker-daemon`: `place` is the repository as Docker shows it; `tag` or an image ID in `digest`.
+    """
+
+    transport: str
+    place: str
+    tag: str | None = None
+    digest: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The registry's `host[:port]` of a `docker` reference, as written."""
+        return self.place.split("/", 1)[0]
+
+    @property
+    def repository(self) -> str:
+        """The repository's path within its registry, of a `docker` reference."""
+        return self.place.split("/", 1)[1]
+
+    @property
+    def name(self) -> str:
+        """What a store resolves: the digest if there is one, else the tag (`latest` where none was written)."""
+        return self.digest or self.tag or "latest"
+
+    def at(self, name: str) -> Reference:
+        """The same place, another tag or digest."""
+        if _DIGEST.fullmatch(name):
+            return replace(self, digest=name)
+        return replace(self, tag=name, digest=None)
+
+    def __str__(self) -> str:
+        slashes = "//" if self.transport == "docker" else ""
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.transport}:{slashes}{self.place}{tag}{digest}"
+
+
+def parse_reference(text: str) -> Reference:
+    """Read one name. Raises `NotFound` with the spelling that was probably meant.
+
+    Source of the spellings: containers-transports(5).
+    """
+    transport, colon, rest = text.partition(":")
+    if not colon or transport not in TRANSPORTS:
+        raise NotFound(f"{text!r} does not name an image", hint=_likely_spelling(text))
+    if transport == "docker":
+        return _parse_docker(text, rest)
+    if transport == "docker-daemon":
+        return _parse_daemon(text, rest)
+    return _parse_path(transport, text, rest)
+
+
+def _likely_spelling(text: str) -> str:
+    if _HOST.match(text) and "/" in text and not text.startswith((".", "/")):
+        return f"docker://{text}"
+    if text.endswith(".tar"):
+        return f"oci-archive:{text}"
+    if text.startswith((".", "/")):
+        return f"oci:{text}"
+    return f"one of {SPELLINGS}"
+
+
+def _parse_docker(text: str, rest: str) -> Reference:
+    if not rest.startswith("//"):
+        raise NotFound(f"{text!r} lacks the two slashes", hint=f"docker://{rest}")
+    body, digest = _split_digest(text, rest[2:])
+    head, slash, tail = body.partition("/")
+    if not slash or not ("." in head or ":" in head or head == "localhost"):
+        raise NotFound(f"{text!r} names no registry host", hint=f"docker://docker.io/{body}")
+    repository, _, tag = tail.partition(":")
+    if not _HOST.fullmatch(head) or not _REPOSITORY.fullmatch(repository):
+        raise NotFound(f"{text!r} is not a registry name", hint="docker://host[:port]/path/in/lower-case:tag")
+    return Reference(transport="docker", place=f"{head}/{repository}", tag=_checked_tag(text, tag), digest=digest)
+
+
+def _parse_daemon(text: str, rest: str) -> Reference:
+    body, digest = _split_digest(text, rest)
+    if _DIGEST.fullmatch(body):
+        return Reference(transport="docker-daemon", place="", digest=body)
+    place, colon, tag = body.rpartition(":")
+    if not colon or "/" in tag:
+        place, tag = body, ""
+    if not place:
+        raise NotFound(f"{text!r} names no image", hint="docker-daemon:name:tag")
+    return Reference(transport="docker-daemon", place=place, tag=_checked_tag(text, tag), digest=digest)
+
+
+def _parse_path(transport: str, text: str, rest: str) -> Reference:
+    path, _, tag = rest.partition(":")
+    if not path:
+        raise NotFound(f"{text!r} names no path", hint=f"{transport}:path:tag")
+    if transport != "docker-archive":
+        tag, digest = _split_digest(text, tag)
+        return Reference(transport=transport, place=path, tag=_checked_tag(text, tag), digest=digest)
+    return Reference(transport=transport, place=path, tag=tag or None)
+
+
+def _split_digest(text: str, body: str) -> tuple[str, str | None]:
+    head, at, digest = body.partition("@")
+    if not at:
+        return body, None
+    if not _DIGEST.fullmatch(digest):
+        raise NotFound(f"{text!r} does not end in a sha256 digest", hint="name@sha256:<64 hex digits>")
+    return head, digest
+
+
+def _checked_tag(text: str, tag: str) -> str | None:
+    if tag and not _TAG.fullmatch(tag):
+        raise NotFound(f"{text!r} has a tag that no registry takes", hint="letters, digits, '_', '.', '-'; 128 at most")
+    return tag or None
