@@ -156,9 +156,7 @@ class Image:
     def platform(self) -> Platform:
         """What the config says it runs on."""
         variant = self.config.get("variant")
-        return Platform(
-            os=self.config["os"], architecture=self.config["architecture"], variant=variant or None
-        )
+        return Platform(os=self.config["os"], architecture=self.config["architecture"], variant=variant or None)
 
 
 def parse_manifest(raw: bytes, media_type: str) -> Manifest | Index:
@@ -281,6 +279,4 @@ def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
 def _platform(fields: Mapping[str, Any] | None) -> Platform | None:
     if not fields:
         return None
-    return Platform(
-        os=fields["os"], architecture=fields["architecture"], variant=fields.get("variant") or None
-    )
+    return Platform(os=fields["os"], architecture=fields["architecture"], variant=fields.get("variant") or None)

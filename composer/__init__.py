@@ -1,0 +1,1 @@
+"""tricompose: slim NVIDIA Triton Inference Server images from a recipe."""
