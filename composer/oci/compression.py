@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import zstandard
 
 from composer.errors import Corrupt
 
+fast: Any
 try:
     from isal import isal_zlib as fast
 except ImportError:  # a platform without the wheel: slower, and other blob digests
@@ -35,6 +36,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_WINDOW: Final = 1 << 27
 _OUTPUT: Final = 1 << 20
+_BROKEN: Final = (zlib.error, fast.error)
 
 
 class Deflater(Protocol):
@@ -68,12 +70,14 @@ class _Gzip:
     def compress(self, data: bytes | memoryview, /) -> bytes:
         self._crc = fast.crc32(data, self._crc)
         self._size += len(data)
-        ready, self._pending = self._pending + self._deflate.compress(data), b""
+        ready: bytes = self._pending + self._deflate.compress(data)
+        self._pending = b""
         return ready
 
     def flush(self) -> bytes:
         trailer = self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little")
-        return self._pending + self._deflate.flush() + trailer
+        ready: bytes = self._pending + self._deflate.flush() + trailer
+        return ready
 
 
 def inflate(chunks: Iterable[bytes], *, origin: str) -> Iterator[bytes]:
@@ -127,22 +131,22 @@ def _gunzip(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
     try:
         for chunk in source:
             meter.read += len(chunk)
-            data = chunk
-            while data:
+            data, full = chunk, False
+            # A full piece may hide more behind it although all input is taken.
+            while data or full:
+                if not begun and data[0] != _GZIP_MAGIC[0]:
+                    _drain(source)
+                    return
                 begun = True
-                if piece := member.decompress(data, _OUTPUT):
+                piece = member.decompress(data, _OUTPUT)
+                full = len(piece) == _OUTPUT
+                if piece:
                     yield meter.made(piece)
                 data = member.unconsumed_tail
                 if member.eof:
-                    data, begun = member.unused_data, False
-                    if data and not _GZIP_MAGIC.startswith(data[:2]):
-                        _drain(source)
-                        return
+                    data, begun, full = member.unused_data, False, False
                     member = fast.decompressobj(31)
-            # A full output buffer may hide more behind it although all input is taken.
-            while begun and (piece := member.decompress(b"", _OUTPUT)):
-                yield meter.made(piece)
-    except (zlib.error, fast.error) as error:
+    except _BROKEN as error:
         raise Corrupt(f"{origin} is not whole gzip: {error}") from error
     if begun:
         raise Corrupt(f"{origin} ends in the middle of its gzip stream")

@@ -17,6 +17,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_FULL_NAME = re.compile(rf"(?:{_HOST.pattern}/)?{_REPOSITORY.pattern}(?::{_TAG.pattern})?")
+_PATH_DIGEST = re.compile(rf"(.*?)(?:@({_DIGEST.pattern}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,12 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """What a store resolves: the digest if there is one, else the tag (`latest` where none was written)."""
-        return self.digest or self.tag or "latest"
+        """What a store resolves: the digest if there is one, else the tag.
+
+        Where none was written it is `latest`, or for files the empty name: the only image in there.
+        """
+        nothing = "latest" if self.transport in ("docker", "docker-daemon") else ""
+        return self.digest or self.tag or nothing
 
     def at(self, name: str) -> Reference:
         """The same place, another tag or digest."""
@@ -58,7 +64,7 @@ class Reference:
     def __str__(self) -> str:
         slashes = "//" if self.transport == "docker" else ""
         tag = f":{self.tag}" if self.tag else ""
-        digest = f"@{self.digest}" if self.digest else ""
+        digest = f"{'@' if self.place else ''}{self.digest}" if self.digest else ""
         return f"{self.transport}:{slashes}{self.place}{tag}{digest}"
 
 
@@ -70,6 +76,8 @@ def parse_reference(text: str) -> Reference:
     transport, colon, rest = text.partition(":")
     if not colon or transport not in TRANSPORTS:
         raise NotFound(f"{text!r} does not name an image", hint=_likely_spelling(text))
+    if rest.endswith(":"):
+        raise NotFound(f"{text!r} ends in a colon", hint=f"{text}<tag>")
     if transport == "docker":
         return _parse_docker(text, rest)
     if transport == "docker-daemon":
@@ -78,10 +86,10 @@ def parse_reference(text: str) -> Reference:
 
 
 def _likely_spelling(text: str) -> str:
-    if _HOST.match(text) and "/" in text and not text.startswith((".", "/")):
-        return f"docker://{text}"
     if text.endswith(".tar"):
         return f"oci-archive:{text}"
+    if _HOST.match(text) and "/" in text and not text.startswith((".", "/")):
+        return f"docker://{text}"
     if text.startswith((".", "/")):
         return f"oci:{text}"
     return f"one of {SPELLINGS}"
@@ -114,12 +122,20 @@ def _parse_daemon(text: str, rest: str) -> Reference:
 
 def _parse_path(transport: str, text: str, rest: str) -> Reference:
     path, _, tag = rest.partition(":")
+    if transport == "docker-archive":
+        _require_path(transport, text, path)
+        if tag and not _FULL_NAME.fullmatch(tag):
+            raise NotFound(f"{text!r} has a name that Docker does not take", hint=f"{transport}:{path}:name:tag")
+        return Reference(transport=transport, place=path, tag=tag or None)
+    body, digest = _PATH_DIGEST.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches anything
+    path, _, tag = body.partition(":")
+    _require_path(transport, text, path)
+    return Reference(transport=transport, place=path, tag=_checked_tag(text, tag), digest=digest)
+
+
+def _require_path(transport: str, text: str, path: str) -> None:
     if not path:
         raise NotFound(f"{text!r} names no path", hint=f"{transport}:path:tag")
-    if transport != "docker-archive":
-        tag, digest = _split_digest(text, tag)
-        return Reference(transport=transport, place=path, tag=_checked_tag(text, tag), digest=digest)
-    return Reference(transport=transport, place=path, tag=tag or None)
 
 
 def _split_digest(text: str, body: str) -> tuple[str, str | None]:

@@ -1,9 +1,12 @@
-"""What a place for images can do. Pull, push, save and load are all `copy(source, target)`."""
+"""What a place for images can do. Pull, push, save and load are all `copy(source, target)`.
+
+A sink is given a way to open a blob rather than its bytes, because an upload that was cut may have to begin again.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from composer.errors import Corrupt
@@ -50,8 +53,11 @@ class Store(Protocol):
 class Sink(Store, Protocol):
     """A place that takes blobs one by one, then the manifests that name them."""
 
-    def write(self, descriptor: Descriptor, chunks: Iterable[bytes]) -> None:
-        """Take a blob. It is there once this returns, and not before. Raises `Corrupt`, `NoRoom`, `Denied`."""
+    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
+        """Take a blob. It is there once this returns, and not before. Raises `Corrupt`, `NoRoom`, `Denied`.
+
+        `content` gives the blob from its first byte, each time it is called: once, unless an upload was cut.
+        """
         ...
 
     def mount(self, descriptor: Descriptor, source: Store) -> bool:

@@ -1,1 +1,102 @@
-"""."""
+"""Start a server from an image, wherever the user can: in Docker, or in namespaces of our own without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, Protocol
+
+from composer.errors import NotFound, Unplannable
+from composer.events import Emit
+from composer.oci.image import Image
+from composer.oci.store import Store
+
+if TYPE_CHECKING:
+    from composer.recipe import Run
+
+
+class Running(Protocol):
+    """A server that was started. It may still be loading, be ready, or have ended."""
+
+    @property
+    def http(self) -> str:
+        """Where HTTP is answered: `http://127.0.0.1:PORT`."""
+        ...
+
+    @property
+    def grpc(self) -> str:
+        """Where gRPC is answered: `127.0.0.1:PORT`."""
+        ...
+
+    @property
+    def metrics(self) -> str:
+        """Where Prometheus metrics are: `http://127.0.0.1:PORT/metrics`."""
+        ...
+
+    def logs(self) -> str:
+        """All that the server has written so far, to both of its streams."""
+        ...
+
+    def exit_code(self) -> int | None:
+        """None while it lives; 128 + signal if a signal ended it."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end, and make it end if it does not. Harmless where it has ended."""
+        ...
+
+
+class Runner(Protocol):
+    """A way to start servers."""
+
+    name: str
+
+    def refusal(self) -> str | None:
+        """Why it cannot be used here and what to do about it, or None if it can."""
+        ...
+
+    def start(
+        self, image: Image, store: Store, run: Run, *, emit: Emit, ports: Mapping[str, int] | None = None
+    ) -> AbstractContextManager[Running]:
+        """Start what the image starts. At the end of the context nothing of it is left on this machine.
+
+        `ports` (by `http`, `grpc`, `metrics`) are the ports of 127.0.0.1 to answer on; without them free ones are
+        taken. Raises `Unplannable`, `Corrupt`, `NoRoom`, `Unreachable`.
+        """
+        ...
+
+
+def _docker() -> Runner:
+    from composer.runners.docker import DockerRunner
+
+    return DockerRunner()
+
+
+def _rootfs() -> Runner:
+    from composer.runners.rootfs import RootfsRunner
+
+    return RootfsRunner()
+
+
+RUNNERS: Final[Mapping[str, Callable[[], Runner]]] = {"docker": _docker, "rootfs": _rootfs}
+"""Every way to start a server, the one to be preferred first."""
+
+
+def pick(name: str) -> Runner:
+    """The runner of that name, or for `auto` the first that can be used here.
+
+    Raises `NotFound` for a name that there is not, and `Unplannable` with every reason where none can be used.
+    """
+    if name != "auto" and name not in RUNNERS:
+        raise NotFound(f"there is no runner {name!r}", hint=f"one of: auto, {', '.join(RUNNERS)}")
+    refusals = []
+    for candidate in RUNNERS if name == "auto" else (name,):
+        runner = RUNNERS[candidate]()
+        reason = runner.refusal()
+        if reason is None:
+            return runner
+        refusals.append(f"{candidate}: {reason}")
+    raise Unplannable(
+        "no server can be started here to prove the image\n" + "\n".join(refusals),
+        hint="do one of the above, or build without proof: tricompose build --no-validate",
+    )

@@ -1,0 +1,323 @@
+"""The one copy: pull, push, save and load are all `copy(source, target)`. Digests never change on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from time import monotonic
+from typing import Final, Protocol, TypeVar
+
+from composer.errors import Corrupt, NotFound, Unplannable
+from composer.events import Emit, Transferred
+from composer.oci.image import (
+    Descriptor,
+    Image,
+    Index,
+    Manifest,
+    Platform,
+    make_index,
+    parse_image,
+    parse_manifest,
+)
+from composer.oci.store import CHUNK, Store, Target
+
+_PATIENCE: Final = 2.0
+"""Seconds that a failed or interrupted copy waits for its threads. One that hangs in a read is left behind."""
+
+_DEPTH: Final = 8
+"""Indexes within indexes are followed this deep."""
+
+_TITLE: Final = "org.opencontainers.image.title"
+
+
+T = TypeVar("T")
+
+
+class Intake(Protocol):
+    """The part of a `Sink` that a copy needs: it can be written to, and need not be readable."""
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here, whole."""
+        ...
+
+    def write(self, descriptor: Descriptor, open: Callable[[], Iterator[bytes]]) -> None:  # noqa: A002
+        """Take a blob, as `Sink.write`."""
+        ...
+
+    def mount(self, descriptor: Descriptor, source: Store) -> bool:
+        """Take a blob without moving bytes, as `Sink.mount`."""
+        ...
+
+    def publish(self, raw: bytes, media_type: str, name: str | None) -> Descriptor:
+        """Take a manifest or index, as `Sink.publish`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """All that an image or index is made of. `manifests` has children before parents, the root last."""
+
+    manifests: tuple[Manifest | Index, ...]
+    blobs: tuple[Descriptor, ...]
+
+    @property
+    def root(self) -> Manifest | Index:
+        """What was asked for."""
+        return self.manifests[-1]
+
+
+def copy(
+    source: Store,
+    root_name: str,
+    target: Target,
+    name: str,
+    *,
+    platforms: Sequence[Platform] | None,
+    emit: Emit,
+    jobs: int,
+) -> Descriptor:
+    """Put what `root_name` means in `source` under `name` in `target`: all of it, or the `platforms` asked for.
+
+    One platform gives its manifest, several a new index of theirs, None the whole as it stands, attestations and
+    all. Returns what `name` now means in `target`. Raises what the stores raise, and `NotFound` for a platform.
+    """
+    root = source.resolve(root_name)
+    if platforms is None:
+        return target.receive(source, root, name, emit=emit, jobs=jobs)
+    chosen, held = choose(source, root, platforms)
+    return target.receive(Stack(held, source), chosen, name, emit=emit, jobs=jobs)
+
+
+def choose(source: Store, root: Descriptor, platforms: Sequence[Platform]) -> tuple[Descriptor, Held]:
+    """What `platforms` (at least one) mean within `root`, and the index that had to be made for it, if any."""
+    parsed = parse_manifest(source.manifest(root), root.media_type)
+    if isinstance(parsed, Manifest):
+        _require_platform(source, parsed, platforms)
+        return root, Held({})
+    entries = tuple(_by_digest(parsed.choose(platform) for platform in platforms).values())
+    if len(entries) == 1:
+        return entries[0], Held({})
+    index = make_index(parsed.media_type, entries)
+    return index.descriptor, Held({index.descriptor.digest: index.raw})
+
+
+def transfer(source: Store, root: Descriptor, sink: Intake, name: str, *, emit: Emit, jobs: int) -> Descriptor:
+    """Move `root` and all it names into `sink` under `name`. See `deliver`."""
+    return deliver(survey(source, root), source, sink, name, emit=emit, jobs=jobs)
+
+
+def survey(source: Store, root: Descriptor) -> Contents:
+    """Read every manifest below `root`. No blob moves. Raises `NotFound`, `Corrupt`."""
+    manifests: dict[str, Manifest | Index] = {}
+    _collect(source, root, manifests, _DEPTH)
+    images = (manifest for manifest in manifests.values() if isinstance(manifest, Manifest))
+    blobs = _by_digest(blob for image in images for blob in (image.config, *image.layers))
+    return Contents(manifests=tuple(manifests.values()), blobs=tuple(blobs.values()))
+
+
+def deliver(contents: Contents, source: Store, sink: Intake, name: str, *, emit: Emit, jobs: int) -> Descriptor:
+    """Move blobs, `jobs` at once and the largest first, then the manifests, so that none names what is not there.
+
+    The first error ends the copy within seconds and is raised; so does Ctrl-C. A blob that came corrupt is read
+    once more before it counts. Returns the descriptor of the root.
+    """
+    stop = Event()
+    blobs = sorted(contents.blobs, key=lambda blob: blob.size, reverse=True)
+    moves = [_Move(blob=blob, source=source, sink=sink, emit=emit, stop=stop) for blob in blobs]
+    run_all(moves, jobs=jobs, stop=stop)
+    for manifest in contents.manifests[:-1]:
+        sink.publish(manifest.raw, manifest.media_type, None)
+    return sink.publish(contents.root.raw, contents.root.media_type, name)
+
+
+def run_all(tasks: Sequence[Callable[[], None]], *, jobs: int, stop: Event) -> None:
+    """Call every task, `jobs` at once, each in a thread. The first error sets `stop` and is raised.
+
+    Threads are daemons and are given two seconds to see `stop`: neither a hanging read nor the end of the process
+    waits for the other. `concurrent.futures` would join them without end.
+    """
+    waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    for task in tasks:
+        waiting.put(task)
+    crew = [Thread(target=_work, args=(waiting, ended, stop), daemon=True) for _ in range(min(jobs, len(tasks)))]
+    try:
+        for thread in crew:
+            thread.start()
+        for _ in tasks:
+            if error := ended.get():
+                raise error
+    finally:
+        stop.set()
+        deadline = monotonic() + _PATIENCE
+        for thread in crew:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - monotonic()))
+
+
+def _work(waiting: SimpleQueue[Callable[[], None]], ended: SimpleQueue[BaseException | None], stop: Event) -> None:
+    while not stop.is_set():
+        try:
+            task = waiting.get_nowait()
+        except Empty:
+            return
+        try:
+            task()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for it
+            ended.put(error)
+            stop.set()
+        else:
+            ended.put(None)
+
+
+class _Stopped(Exception):
+    """Another blob failed, or Ctrl-C was pressed: this one need not be finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Move:
+    """One blob's way from `source` to `sink`."""
+
+    blob: Descriptor
+    source: Store
+    sink: Intake
+    emit: Emit
+    stop: Event
+
+    def __call__(self) -> None:
+        if self.sink.has(self.blob):
+            self._tell("skipped", self.blob.size)
+        elif any(self.sink.mount(self.blob, part) for part in parts(self.source)):
+            self._tell("mounted", self.blob.size)
+        else:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self.sink.write(self.blob, self._read)
+        except Corrupt:
+            self.sink.write(self.blob, self._read)
+
+    def _read(self) -> Iterator[bytes]:
+        done = 0
+        for chunk in self.source.read(self.blob):
+            if self.stop.is_set():
+                raise _Stopped
+            yield chunk
+            done += len(chunk)
+            self._tell("copied", done)
+
+    def _tell(self, action: str, done: int) -> None:
+        title = self.blob.annotations.get(_TITLE) or ("config" if "+json" in self.blob.media_type else "layer")
+        self.emit(Transferred(digest=self.blob.digest, title=title, action=action, done=done, total=self.blob.size))
+
+
+class Held:
+    """A `Store` of a few small things at hand, by digest: a manifest just made, a config."""
+
+    label = "memory"
+
+    def __init__(self, data: Mapping[str, bytes]) -> None:
+        self._data = dict(data)
+
+    def resolve(self, name: str) -> Descriptor:
+        """Nothing here has a name."""
+        raise NotFound(f"{name!r} is not in memory")
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The bytes, if they are here. Raises `NotFound`."""
+        if descriptor.digest not in self._data:
+            raise NotFound(f"{descriptor.digest} is not in memory")
+        return self._data[descriptor.digest]
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the bytes are here."""
+        return descriptor.digest in self._data
+
+    def read(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """The bytes in pieces. Raises `NotFound`."""
+        data = self.manifest(descriptor)
+        for start in range(0, len(data), CHUNK):
+            yield data[start : start + CHUNK]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Stack:
+    """A `Store` made of several: each is asked in turn, the last one without asking whether it has a blob."""
+
+    def __init__(self, *stores: Store) -> None:
+        self.stores = stores
+
+    @property
+    def label(self) -> str:
+        """The labels of all."""
+        return " or ".join(store.label for store in self.stores if not isinstance(store, Held))
+
+    def resolve(self, name: str) -> Descriptor:
+        """What the first store that knows `name` says of it. Raises the last one's `NotFound`."""
+        return self._first(lambda store: store.resolve(name))
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The raw bytes from the first store that has them. Raises the last one's `NotFound`."""
+        return self._first(lambda store: store.manifest(descriptor))
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether one of them has the blob."""
+        return any(store.has(descriptor) for store in self.stores)
+
+    def read(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """The blob from the first store that has it."""
+        holder = next((store for store in self.stores[:-1] if store.has(descriptor)), self.stores[-1])
+        return holder.read(descriptor)
+
+    def close(self) -> None:
+        """Close them all."""
+        for store in self.stores:
+            store.close()
+
+    def _first(self, ask: Callable[[Store], T]) -> T:
+        for store in self.stores[:-1]:
+            try:
+                return ask(store)
+            except NotFound:
+                continue
+        return ask(self.stores[-1])
+
+
+def parts(source: Store) -> tuple[Store, ...]:
+    """The stores that a source is made of: itself, unless it is a `Stack`."""
+    if isinstance(source, Stack):
+        return tuple(part for store in source.stores for part in parts(store))
+    return (source,)
+
+
+def _collect(source: Store, entry: Descriptor, found: dict[str, Manifest | Index], depth: int) -> None:
+    """Add `entry` and all below it to `found`, children first."""
+    if entry.digest in found:
+        return
+    if not depth:
+        raise Unplannable(f"{source.label} has indexes within indexes, {_DEPTH} deep", hint="copy one of its images")
+    parsed = parse_manifest(source.manifest(entry), entry.media_type)
+    if isinstance(parsed, Index):
+        for child in parsed.manifests:
+            _collect(source, child, found, depth - 1)
+    found[entry.digest] = parsed
+
+
+def _require_platform(source: Store, manifest: Manifest, platforms: Sequence[Platform]) -> None:
+    config = b"".join(source.read(manifest.config))
+    image: Image = parse_image(manifest, config)
+    for platform in platforms:
+        if not platform.accepts(image.platform):
+            raise NotFound(f"the image is for {image.platform}, not {platform}", hint=f"platforms: [{image.platform}]")
+
+
+def _by_digest(entries: Iterator[Descriptor]) -> dict[str, Descriptor]:
+    unique: dict[str, Descriptor] = {}
+    for entry in entries:
+        unique.setdefault(entry.digest, entry)
+    return unique

@@ -1,0 +1,189 @@
+"""The merged tree of an image, from the entries of its layers: whiteouts, replacements, links as runtimes see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from composer.errors import Corrupt
+from composer.oci.tar import AUFS, DIRECTORY, LINK, OPAQUE, SYMLINK, WHITEOUT, Entry, ancestors
+
+_MAX_HOPS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A path of the tree: its entry (at its canonical path), and the layer that it comes from, counted from 0."""
+
+    entry: Entry
+    layer: int
+
+
+def is_whiteout(entry: Entry) -> bool:
+    """Whether the entry hides something below rather than being something."""
+    return entry.name.startswith(WHITEOUT)
+
+
+def hidden_by(entry: Entry) -> str | None:
+    """The path that a whiteout hides, or whose content an opaque marker hides; None for AUFS's own leftovers."""
+    name = entry.name
+    if name == OPAQUE:
+        return entry.parent
+    if name.startswith(AUFS):
+        return None
+    if name == WHITEOUT:
+        raise Corrupt(f"the whiteout {entry.path!r} names nothing")
+    return join(entry.parent, name[len(WHITEOUT) :])
+
+
+def join(folder: str, name: str) -> str:
+    """The path of `name` in `folder`, where the root is ""."""
+    return f"{folder}/{name}" if folder else name
+
+
+class NeedsLower(Exception):
+    """What a path means depends on layers that have not been read."""
+
+
+class Tree:
+    """Paths of an image, built by applying layers from the bottom up.
+
+    A `partial` tree stands on layers that are not known: asking it for what only they can tell raises `NeedsLower`.
+    """
+
+    def __init__(self, *, partial: bool = False) -> None:
+        self._partial = partial
+        self._nodes: dict[str, Node] = {}
+        self._children: dict[str, set[str]] = {}
+        self._layers = 0
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, path: str) -> Entry | None:
+        """What stands at a canonical path."""
+        node = self._nodes.get(path)
+        return node.entry if node else None
+
+    def copy(self) -> Tree:
+        """A tree of its own with the same content."""
+        twin = Tree(partial=self._partial)
+        twin._nodes = dict(self._nodes)
+        twin._children = {path: set(names) for path, names in self._children.items()}
+        twin._layers = self._layers
+        return twin
+
+    def look(self, path: str) -> Entry | None:
+        """What stands at a canonical path, or `NeedsLower` where a layer that was not read may know."""
+        if self._partial and path not in self._nodes:
+            raise NeedsLower(path)
+        return self.get(path)
+
+    def nodes(self) -> Iterable[Node]:
+        """Every path, in no particular order."""
+        return self._nodes.values()
+
+    def children(self, path: str) -> Sequence[str]:
+        """The names in a folder, sorted."""
+        return sorted(self._children.get(path, ()))
+
+    def walk(self, path: str) -> Iterator[Entry]:
+        """Every entry at or under `path`."""
+        if node := self._nodes.get(path):
+            yield node.entry
+        for name in self.children(path):
+            yield from self.walk(join(path, name))
+
+    def apply(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """Lay one layer over the tree, and say at which canonical paths it put something.
+
+        Whiteouts hide what was there before, wherever in the layer they stand.
+        """
+        for entry in entries:
+            if is_whiteout(entry):
+                self.hide(entry)
+        paths = [self.put(entry) for entry in entries if not is_whiteout(entry)]
+        self._layers += 1
+        return paths
+
+    def hide(self, entry: Entry) -> None:
+        """Remove what a whiteout hides."""
+        path = hidden_by(entry)
+        if path is None:
+            return
+        path = self.resolve(path) if not self._partial else path
+        if entry.name != OPAQUE:
+            self._remove(path)
+            return
+        for name in list(self._children.get(path, ())):
+            self._remove(join(path, name))
+
+    def put(self, entry: Entry) -> str:
+        """Unpack one entry, and say where: a folder gives a folder its metadata, anything else takes its place."""
+        path = self.resolve(entry.path)
+        old = self._nodes.get(path)
+        if old and not (entry.kind == DIRECTORY and old.entry.kind == DIRECTORY):
+            self._remove(path)
+        if path != entry.path:
+            entry = entry._replace(path=path)
+        for folder in self.missing_folders(path):
+            self.put(folder)
+        if entry.kind == LINK:
+            target = self.get(self.resolve(entry.link))
+            if target and target.kind == LINK:
+                entry = entry._replace(link=target.link)
+        self._nodes[path] = Node(entry, self._layers)
+        if path:
+            self._children.setdefault(entry.parent, set()).add(entry.name)
+        return path
+
+    def missing_folders(self, path: str) -> Sequence[Entry]:
+        """The folders on the way to a canonical path that nobody has described, as container runtimes make them.
+
+        They have the one time that is always the same.
+        """
+        return [Entry(folder, DIRECTORY, 0o755, 0, 0, 0, 0) for folder in ancestors(path) if folder not in self]
+
+    def _remove(self, path: str) -> None:
+        for name in list(self._children.pop(path, ())):
+            self._remove(join(path, name))
+        if self._nodes.pop(path, None):
+            folder, _, name = path.rpartition("/")
+            self._children.get(folder, set()).discard(name)
+
+    def resolve(self, path: str) -> str:
+        """The canonical spelling of `path`: links among its folders followed inside the root, its last part not."""
+        folder, slash, name = path.rpartition("/")
+        if not slash or self._is_folder(folder):
+            return path
+        return join(self._follow(folder), name)
+
+    def _is_folder(self, path: str) -> bool:
+        """True only for a real folder: as each was put at its canonical path, so are all above it."""
+        node = self._nodes.get(path)
+        return node is not None and node.entry.kind == DIRECTORY
+
+    def _follow(self, folder: str) -> str:
+        at, todo, hops = "", folder.split("/")[::-1], 0
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                at = at.rpartition("/")[0]
+                continue
+            step = join(at, part)
+            entry = self.look(step)
+            if entry is None or entry.kind != SYMLINK:
+                at = step
+                continue
+            hops += 1
+            if hops > _MAX_HOPS:
+                raise Corrupt(f"the links at {folder!r} go round in circles")
+            if entry.link.startswith("/"):
+                at = ""
+            todo += entry.link.split("/")[::-1]
+        return at

@@ -1,0 +1,43 @@
+"""What every test can ask for. A tool that is missing fails the tests that need it: a skip would prove nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services.dockerd import DOCKER, DOCKERD, Dockerd, running_dockerd
+
+
+def require(*tools: str) -> None:
+    """Fail the test that calls this unless every tool is installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.fail(f"these tests need {', '.join(missing)}: apt-get install docker.io skopeo umoci", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Dockerd]:
+    require(DOCKERD, DOCKER, "ip", "containerd", "runc")
+    if os.geteuid() != 0:
+        pytest.fail("these tests start a Docker Engine, which needs root", pytrace=False)
+    with running_dockerd() as engine:
+        yield engine
+
+
+@pytest.fixture
+def dockerd(docker_engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dockerd]:
+    """A Docker Engine without containers and images, the one that DOCKER_HOST names."""
+    monkeypatch.setenv("DOCKER_HOST", docker_engine.host)
+    docker_engine.remove_everything()
+    yield docker_engine
+    docker_engine.remove_everything()
+
+
+@pytest.fixture(scope="session")
+def skopeo() -> Path:
+    require("skopeo")
+    return Path(shutil.which("skopeo") or "")

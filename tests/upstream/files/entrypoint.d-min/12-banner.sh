@@ -1,0 +1,2 @@
+echo
+echo "CUDA Version ${CUDA_VERSION}"
