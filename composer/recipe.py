@@ -36,9 +36,12 @@ from composer.recipe_schema import (
     Proxy,
     Random,
     Recipe,
+    Refusal,
     Request,
     Run,
     Startup,
+    Status,
+    Sum,
     TensorSpec,
     Upstream,
     Validate,
@@ -64,9 +67,12 @@ __all__ = [
     "Proxy",
     "Random",
     "Recipe",
+    "Refusal",
     "Request",
     "Run",
     "Startup",
+    "Status",
+    "Sum",
     "TensorSpec",
     "Upstream",
     "Validate",
@@ -186,8 +192,8 @@ def _references(data: Mapping[str, Any]) -> Iterator[Fault]:
             yield _no_check(("validate", "load", index, "check"), name, known)
     after = data["validate"].get("after") if isinstance(data.get("validate"), Mapping) else ()
     for index, name in enumerate(after if isinstance(after, tuple) else ()):
-        if isinstance(name, str) and name not in (*known, "health"):
-            yield _no_check(("validate", "after", index), name, [*known, "health"])
+        if isinstance(name, str) and name not in (*known, "health", "gpu"):
+            yield _no_check(("validate", "after", index), name, [*known, "health", "gpu"])
 
 
 def _entries(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -288,27 +294,12 @@ def _unbuilt_proof(recipe: Recipe) -> Iterator[_Unbuilt]:
     proof = recipe.validation or Validate()
     if proof.gpu == "required":
         yield ("validate", "gpu"), "validate.gpu: required", "gpu: auto reports what needs a GPU as unverified"
-    for name in ("load", "after"):
-        if getattr(proof, name):
-            yield ("validate", name), f"validate.{name}", _REMOVE
+    if proof.load:
+        yield ("validate", "load"), "validate.load", _REMOVE
     for index, check in enumerate(proof.checks):
-        yield from _unbuilt_check(("validate", "checks", index), check)
-
-
-def _unbuilt_check(path: KeyPath, check: Check) -> Iterator[_Unbuilt]:
-    if "grpc" in check.protocols:
-        yield (*path, "protocols"), "protocols: grpc", "checks ask over HTTP only now: protocols: [http]"
-    for name, tensor in check.request.inputs.items():
-        for key in ("random", "npy"):
-            if getattr(tensor, key) is not None:
-                yield (*path, "request", "inputs", name, key), f"inputs: {key}", "write the values: data: [...]"
-    for name, output in check.expect.outputs.items():
-        if output.allclose and output.allclose.npy is not None:
-            yield (
-                (*path, "expect", "outputs", name, "allclose", "npy"),
-                "allclose: npy",
-                "write the values: values: [...]",
-            )
+        if "grpc" in check.protocols:
+            place = ("validate", "checks", index, "protocols")
+            yield place, "protocols: grpc", "checks ask over HTTP only now: protocols: [http]"
 
 
 # -- for editors ----------------------------------------------------------------------------------

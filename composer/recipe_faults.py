@@ -36,7 +36,9 @@ _LIMITS: Final = {
 def faults_of(error: ValidationError, model: type[BaseModel], document: Document) -> Iterator[Fault]:
     """One fault for each thing that pydantic found, at the place where it was written."""
     for detail in error.errors(include_url=False):
-        yield _fault(detail, model, document)
+        # A list whose items were all refused also counts as too short, though it was not written so.
+        if detail["type"] != "too_short" or not detail["input"]:
+            yield _fault(detail, model, document)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -128,10 +130,9 @@ def written(data: object, path: Iterable[str | int]) -> KeyPath:
     """The steps of a path that lead through the data. Pydantic's own, such as the arm of a union, are left out."""
     steps: list[str | int] = []
     for step in path:
-        if (isinstance(data, Mapping) and step in data) or (
-            isinstance(data, tuple) and isinstance(step, int) and step < len(data)
-        ):
-            steps, data = [*steps, step], data[step]
+        held = dict(enumerate(data)) if isinstance(data, tuple) else data
+        if isinstance(held, Mapping) and step in held:
+            steps, data = [*steps, step], held[step]
     return tuple(steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,6 +264,12 @@ class Random(_Part):
     high: float | None = None
     """What all values are less than."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise refusal("no value is in this range", "low: 0, high: 1", at=("high",))
+        return self
+
 
 class TensorSpec(_Part):
     """An input tensor."""
@@ -273,6 +280,8 @@ class TensorSpec(_Part):
     """The shape, with the batch dimension where the model has one. Needed, except with `npy`."""
     data: Values | None = None
     """The values, flat or nested as the shape."""
+    fill: bool | int | float | str | None = None
+    """One value for all places."""
     random: Random | None = None
     """Draw the values."""
     npy: LocalPath | None = None
@@ -280,13 +289,17 @@ class TensorSpec(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        _one_of(self, "data", "random", "npy")
+        _one_of(self, "data", "fill", "random", "npy")
         missing = [name for name in ("dtype", "shape") if getattr(self, name) is None]
         if self.npy is None and missing:
             example = {"dtype": "dtype: FP32", "shape": "shape: [1, 4]"}[missing[0]]
             raise refusal(f'the tensor lacks "{missing[0]}"', f"add {example}")
+        if self.random is not None and self.dtype == "BYTES":
+            raise refusal("texts cannot be drawn", "data: [a, b]", at=("random",))
         if self.data is not None:
             fit(self.data, key="data", shape=self.shape, datatype=self.dtype)
+        if self.fill is not None:
+            fit(self.fill, key="fill", shape=None, datatype=self.dtype)
         return self
 
 
@@ -333,6 +346,17 @@ class ArgMax(_Part):
         return self
 
 
+class Sum(_Part):
+    """What the values along an axis add up to."""
+
+    axis: int = -1
+    """The axis; -1 is the last."""
+    value: float
+    """Their sum."""
+    atol: Annotated[float, Field(ge=0)] | None = None
+    """How far from it the sum may be. By default what the datatype allows."""
+
+
 class OutputExpect(_Part):
     """What is expected of one output tensor. Everything that is given must hold."""
 
@@ -346,6 +370,8 @@ class OutputExpect(_Part):
     """Its values, nearly."""
     argmax: ArgMax | None = None
     """Where it is largest."""
+    sum: Sum | None = None
+    """What it adds up to."""
     finite: bool | None = None
     """`true`: no value is infinite or not a number."""
     range: tuple[float, float] | None = None
@@ -364,11 +390,45 @@ class OutputExpect(_Part):
         return self
 
 
+class Refusal(_Part):
+    """An answer that says no."""
+
+    code: Annotated[int, Field(ge=400, le=599)]
+    """The HTTP status."""
+    match: str = ""
+    """A regular expression that Triton's message must match somewhere. Without one, any message will do."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise refusal(f"this is not a regular expression: {error}", "unexpected shape", at=("match",)) from error
+        return self
+
+
+class Status(_Part):
+    """How the request must end, where it is not to succeed."""
+
+    error: Refusal
+    """The request must be refused, in this way."""
+
+
 class Expect(_Part):
     """What the answer must be."""
 
-    outputs: Annotated[Mapping[Text, OutputExpect], Field(min_length=1)]
+    status: Status | None = None
+    """How the request must end, where it is not to succeed."""
+    outputs: Mapping[Text, OutputExpect] = {}
     """What is expected of each output, by name."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.status and self.outputs:
+            raise refusal("a request that is refused has no outputs", "keep status, or outputs", at=("outputs",))
+        if not self.status and not self.outputs:
+            raise refusal("nothing is expected of the answer", "outputs: {NAME: {equals: [...]}}")
+        return self
 
 
 class Check(_Part):
@@ -432,7 +492,7 @@ class Validate(_Part):
     load: Annotated[tuple[Load, ...], distinct("load", lambda load: load.id, "id")] = ()
     """Runs of many requests."""
     after: tuple[Name, ...] = ()
-    """What to check once more after the load: `health`, or a check's id."""
+    """What to check once more at the end: `health`, `gpu`, or a check's id."""
 
 
 # -- the whole ------------------------------------------------------------------------------------
@@ -485,9 +545,9 @@ class Recipe(_Part):
     """The Triton release, in quotes: `"24.09"`. It says which upstream image is taken."""
     variant: Variant = "py3"
     """Which of the release's images: py3, vllm-python-py3, trtllm-python-py3, pyt-python-py3, igpu, ..."""
-    upstream: Annotated[Upstream | None, BeforeValidator(_upstream, json_schema_input_type=Upstream | str | None)] = (
-        None
-    )
+    upstream: Annotated[
+        Upstream | None, BeforeValidator(_upstream, json_schema_input_type=Upstream | ImageName | None)
+    ] = None
     """The image to start from, where it is not the release's own. A plain string is short for `full:`."""
     platforms: Annotated[tuple[PlatformName, ...], Field(min_length=1), distinct("platform")] = (
         Platform(os="linux", architecture="amd64"),

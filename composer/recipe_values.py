@@ -152,6 +152,8 @@ def _mode(value: object) -> int:
 
 def _reference(value: object) -> Reference:
     """An image's name in any transport."""
+    if isinstance(value, Reference):
+        return value
     if not isinstance(value, str):
         raise refusal(
             f'"{value}" does not name an image', "docker://host/repo:tag, oci:dir:tag, oci-archive:file.tar:tag"
@@ -169,7 +171,7 @@ def _platform(value: object) -> Platform:
     """One of the platforms that Triton is published for."""
     text = value if isinstance(value, str) else ""
     try:
-        platform = Platform.parse(text)
+        platform = value if isinstance(value, Platform) else Platform.parse(text)
     except TricomposeError as error:
         meant = _ARCHITECTURES.get(text, text if text in ("amd64", "arm64") else "amd64")
         raise refusal(f'"{value}" is not a platform', f"linux/{meant}") from error
@@ -192,6 +194,8 @@ def _target(value: str) -> str:
 
 
 def _path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise refusal(f'"{value}" is not a path', "./a/path, from the recipe's folder")
     return Path(value)

@@ -125,13 +125,16 @@ class _Reader:
     def _key(self, node: Node, path: KeyPath, seen: Mapping[str, Any]) -> str | None:
         """The key, or None where it cannot be one. Its fault stands at a path made for it."""
         if isinstance(node, ScalarNode) and node.tag == f"{_TAG}merge":
-            return self._at(node, path, "merge keys are not read in recipes", "write the keys out")
+            self._at(node, path, "merge keys are not read in recipes", "write the keys out")
+            return None
         if not isinstance(node, ScalarNode):
-            return self._at(node, path, "a key must be a word", 'put quotes around it: "key": value')
+            self._at(node, path, "a key must be a word", 'put quotes around it: "key": value')
+            return None
         key = str(node.value)
         if key in seen:
             first = self.spots[(*path, key)].key[0]
-            return self._at(node, path, f'"{key}" stands twice', f"it stands in line {first} already: keep one of them")
+            self._at(node, path, f'"{key}" stands twice', f"it stands in line {first} already: keep one of them")
+            return None
         return key
 
     def _scalar(self, node: Node, path: KeyPath) -> object:

@@ -32,7 +32,7 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401
         """The body as JSON, in which bare NaN and Infinity are numbers, as Triton writes them. Raises `ValueError`."""
         return json.loads(self.body)
 

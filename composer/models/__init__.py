@@ -1,1 +1,1 @@
-"""."""
+"""Triton model repositories: what they hold, and what serves it."""

@@ -42,7 +42,7 @@ class Intake(Protocol):
         """Whether the blob is here, whole."""
         ...
 
-    def write(self, descriptor: Descriptor, open: Callable[[], Iterator[bytes]]) -> None:  # noqa: A002
+    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
         """Take a blob, as `Sink.write`."""
         ...
 

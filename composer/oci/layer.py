@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from composer.errors import Corrupt
 from composer.oci.compression import BLOCK as DEFLATE_BLOCK
 from composer.oci.compression import deflater
-from composer.oci.tar import AUFS, BLOCK, DIRECTORY, END, LINK, OPAQUE, Entry, ancestors, header, read_tar
+from composer.oci.tar import AUFS, BLOCK, DIRECTORY, END, FILE, LINK, OPAQUE, Entry, ancestors, header, read_tar
 from composer.oci.tree import Tree, hidden_by, is_whiteout
 
 ComponentOf = Callable[[str], str]
@@ -241,41 +241,83 @@ class _Parts:
                 part.writer.abandon()
 
 
+class _Regularity:
+    """Whether a layer can be cut as it streams by: looks at its entries one after the other."""
+
+    def __init__(self, of: ComponentOf) -> None:
+        self._of = of
+        self._components: dict[str, str | None] = {}
+        self.folders: dict[str, Entry] = {}
+
+    def flaw(self, entry: Entry) -> str | None:
+        """Why this entry makes the layer irregular, if it does."""
+        component = component_of(entry, self._of)
+        if entry.path in self._components:
+            return f"{entry.path!r} comes twice"
+        if entry.parent and entry.parent not in self.folders:
+            return f"the folder of {entry.path!r} has no entry before it"
+        if entry.kind == LINK and (component is None or self._components.get(entry.link) != component):
+            return f"{entry.path!r} is a hard link out of its component"
+        # A whiteout is no file that a link could point to.
+        self._components[entry.path] = None if is_whiteout(entry) else component
+        if entry.kind == DIRECTORY:
+            self.folders[entry.path] = entry
+        return None
+
+
+def irregularity(entries: Iterable[Entry], of: ComponentOf) -> str | None:
+    """Why a layer needs a script to be cut, in words; None for a regular one."""
+    regularity = _Regularity(of)
+    return next((flaw for entry in entries if (flaw := regularity.flaw(entry))), None)
+
+
 class _Online:
     """Cuts a regular layer as it streams by, and notices if it is not regular."""
 
-    def __init__(self, how: Cut, begin: Callable[[], Incoming]) -> None:
+    def __init__(self, how: Cut, begin: Callable[[], Incoming], promising: Callable[[str], bool]) -> None:
         self._how = how
-        self._folders: dict[str, Entry] = {}
-        self._components: dict[str, str | None] = {}
-        self.parts = _Parts(begin, how.max_size, self._folders)
+        self._promising = promising
+        self._waiting: list[Entry] | None = []
+        self._regularity = _Regularity(how.component_of)
+        self.parts = _Parts(begin, how.max_size, self._regularity.folders)
         self.irregular: str | None = None
 
     def put(self, number: int, entry: Entry) -> Sequence[LayerWriter]:
         if self.irregular is not None:
             return ()
-        component = component_of(entry, self._how.component_of)
-        self.irregular = self._flaw(entry, component)
+        self.irregular = self._regularity.flaw(entry) or self._refusal(entry)
         if self.irregular is not None:
             self.parts.abandon()
             return ()
-        # A whiteout is no file that a link could point to.
-        self._components[entry.path] = None if is_whiteout(entry) else component
-        if entry.kind == DIRECTORY:
-            self._folders[entry.path] = entry
+        if self._waiting is not None:
+            self._waiting.append(entry)
+            return self._start() if entry.kind != DIRECTORY else ()
+        return self._write(entry)
+
+    def _refusal(self, entry: Entry) -> str | None:
+        if self._waiting is None or entry.kind == DIRECTORY or self._promising(entry.path):
+            return None
+        return "it does not look as if it will have to be cut"
+
+    def _start(self) -> Sequence[LayerWriter]:
+        held, self._waiting = self._waiting or (), None
+        writers: Sequence[LayerWriter] = ()
+        for entry in held:
+            writers = self._write(entry)
+        return writers
+
+    def _write(self, entry: Entry) -> Sequence[LayerWriter]:
+        component = component_of(entry, self._how.component_of)
         if component is None or not self._how.wanted(component):
             return ()
         writer = self.parts.put(component, entry)
         return (writer,) if writer else ()
 
-    def _flaw(self, entry: Entry, component: str | None) -> str | None:
-        if entry.path in self._components:
-            return f"{entry.path!r} comes twice"
-        if entry.parent and entry.parent not in self._folders:
-            return f"the folder of {entry.path!r} has no entry before it"
-        if entry.kind == LINK and (component is None or self._components.get(entry.link) != component):
-            return f"{entry.path!r} is a hard link out of its component"
-        return None
+    def finish(self) -> tuple[Part, ...]:
+        if self.irregular is not None:
+            return ()
+        self._start()
+        return self.parts.finish()
 
 
 class _Scripted:
@@ -290,6 +332,9 @@ class _Scripted:
         written = [self.parts.put(write.component, write.entry) for write in self._script.writes.get(number, ())]
         return [writer for writer in written if writer]
 
+    def finish(self) -> tuple[Part, ...]:
+        return self.parts.finish()
+
 
 def component_of(entry: Entry, of: ComponentOf) -> str | None:
     """The component of an entry; a whiteout's is that of what it hides. None for what AUFS left behind."""
@@ -299,6 +344,16 @@ def component_of(entry: Entry, of: ComponentOf) -> str | None:
         return of(entry.path)
     path = hidden_by(entry)
     return None if path is None else of(path)
+
+
+def loses(entries: Sequence[Entry], paths: Iterable[str], how: Cut) -> bool:
+    """Whether a layer holds something unwanted, links to it, or comes by way of it.
+
+    `paths` are where it puts its entries: an entry's own path may lead there through an unwanted symbolic link.
+    """
+    spelled = (entry.path for entry in entries if not is_whiteout(entry))
+    linked = (entry.link for entry in entries if entry.kind == LINK)
+    return any(not how.wanted(how.component_of(path)) for some in (paths, spelled, linked) for path in some)
 
 
 def scan(chunks: Iterable[bytes], *, origin: str) -> tuple[Entry, ...]:
@@ -313,10 +368,13 @@ def cut(
     origin: str,
     create: Create,
     script: Script | None = None,
+    promising: Callable[[str], bool] = lambda path: True,
 ) -> Outcome:
     """Cut a layer's tar into parts, written through `create`. Nothing is committed unless all of it was read well.
 
     Without a script an irregular layer gives its entries and no parts: make a script from them and cut again.
+    `promising` is asked of the path of the first entry that is no folder; if it says no, the entries are all that
+    is wanted.
     Raises `Corrupt` naming `origin`.
     """
     entries: list[Entry] = []
@@ -325,13 +383,47 @@ def cut(
         def begin() -> Incoming:
             return undo.enter_context(create())
 
-        cutter = _Scripted(how, script, begin) if script else _Online(how, begin)
+        cutter = _Scripted(how, script, begin) if script else _Online(how, begin, promising)
         try:
             _stream(chunks, cutter, entries, origin)
-            parts = () if cutter.irregular is not None else cutter.parts.finish()
+            parts = cutter.finish()
         finally:
             cutter.parts.abandon()
     return Outcome(entries=entries, parts=parts, irregular=cutter.irregular)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """Something new for a layer: its entry, and its content if it is a file."""
+
+    entry: Entry
+    content: Callable[[], Iterator[bytes]] | None = None
+
+
+def write(
+    added: Iterable[Added], *, component: str, max_size: int, folders: Mapping[str, Entry], create: Create
+) -> tuple[Part, ...]:
+    """Write new entries as layers. `folders` has what is above them; raises `Corrupt` if content changes size."""
+    with ExitStack() as undo:
+        parts = _Parts(lambda: undo.enter_context(create()), max_size, folders)
+        try:
+            for one in added:
+                writer = parts.put(component, one.entry)
+                if writer and one.content:
+                    _pour(one, writer)
+            return parts.finish()
+        finally:
+            parts.abandon()
+
+
+def _pour(one: Added, writer: LayerWriter) -> None:
+    size = 0
+    for chunk in one.content() if one.content else ():
+        writer.write(chunk)
+        size += len(chunk)
+    if size != one.entry.size:
+        raise Corrupt(f"{one.entry.path} changed while it was read", hint="run the build again when it is at rest")
+    writer.write(bytes(-size % BLOCK))
 
 
 def _stream(chunks: Iterable[bytes], cutter: _Online | _Scripted, entries: list[Entry], origin: str) -> None:
@@ -376,6 +468,7 @@ class _Simulation:
         self._how = how
         self._entries = entries
         self._own: dict[str, _Own] = {}
+        self._interrupted: set[str] = set()
         self._tree = Tree(partial=True) if lower is None else lower.copy()
         for entry in entries:
             if is_whiteout(entry):
@@ -393,6 +486,8 @@ class _Simulation:
         if old and not (entry.kind == DIRECTORY and old.kind == DIRECTORY):
             for gone in list(self._tree.walk(entry.path)):
                 self._own.pop(gone.path, None)
+        if entry.kind != DIRECTORY:
+            self._interrupted.add(entry.path)
         for folder in self._tree.missing_folders(entry.path):
             self._own[folder.path] = _Own(number, folder, number)
         self._own[entry.path] = _Own(number, entry, inode)
@@ -411,30 +506,45 @@ class _Simulation:
     def script(self) -> Script:
         names = self._joined()
         writes: dict[int, list[Write]] = {}
+        for number, write in (*self._survivors(names), *self._whiteouts(names)):
+            writes.setdefault(number, []).append(write)
+        return Script(writes=writes, folders=self._folders(writes))
+
+    def _survivors(self, names: Mapping[str, str]) -> Iterator[tuple[int, Write]]:
+        """What is left of the layer, each at the number of the entry that its content goes by with."""
         holders: dict[tuple[str, int], str] = {}
-        hidden: set[str] = set()
         for own in sorted(self._own.values(), key=lambda own: (own.inode, own.number)):
             component = component_of(own.entry, self._how.component_of)
-            if component is not None and self._how.wanted(component):
-                name = names.get(component, component)
-                folder = own.entry.kind == DIRECTORY
-                holder = own.entry.path if folder else holders.setdefault((name, own.inode), own.entry.path)
-                at = own.inode if holder == own.entry.path else own.number
-                writes.setdefault(at, []).append(Write(name, self._final(own, holder)))
-        for number, entry in enumerate(self._entries):
-            hiding = component_of(entry, self._how.component_of) if is_whiteout(entry) else None
-            if hiding is not None and self._how.wanted(hiding):
-                canonical = entry._replace(path=self._tree.resolve(entry.path))
-                # Where there is no folder there is nothing to hide.
-                if canonical.path not in hidden and (not canonical.parent or self._tree.look(canonical.parent)):
-                    hidden.add(canonical.path)
-                    writes.setdefault(number, []).append(Write(names.get(hiding, hiding), canonical))
-        return Script(writes=writes, folders=self._folders(writes))
+            if component is None or not self._how.wanted(component):
+                continue
+            name = names.get(component, component)
+            if own.entry.kind == DIRECTORY:
+                yield own.number, Write(name, own.entry)
+                continue
+            holder = holders.setdefault((name, own.inode), own.entry.path)
+            yield own.inode if holder == own.entry.path else own.number, Write(name, self._final(own, holder))
+
+    def _whiteouts(self, names: Mapping[str, str]) -> Iterator[tuple[int, Write]]:
+        """What the layer hides, each path once and only in folders that there are."""
+        marks = [(number, entry) for number, entry in enumerate(self._entries) if is_whiteout(entry)]
+        marks += [
+            # It was a file for a while, so nothing is left in it of the folder below.
+            (own.number, own.entry._replace(path=f"{own.entry.path}/{OPAQUE}", kind=FILE, xattrs=()))
+            for own in self._own.values()
+            if own.entry.kind == DIRECTORY and own.entry.path in self._interrupted
+        ]
+        hidden: set[str] = set()
+        for number, entry in marks:
+            component = component_of(entry, self._how.component_of)
+            mark = entry._replace(path=self._tree.resolve(entry.path))
+            if component is None or not self._how.wanted(component) or mark.path in hidden:
+                continue
+            if not mark.parent or self._tree.look(mark.parent):
+                hidden.add(mark.path)
+                yield number, Write(names.get(component, component), mark)
 
     def _final(self, own: _Own, holder: str) -> Entry:
         """The first path of a file brings its content; the others in the same layer link to it."""
-        if own.entry.kind == DIRECTORY:
-            return own.entry
         if holder == own.entry.path:
             return self._entries[own.inode]._replace(path=holder)
         return own.entry._replace(kind=LINK, link=holder, size=0, xattrs=())

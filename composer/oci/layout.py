@@ -11,12 +11,13 @@ from __future__ import annotations
 import difflib
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -189,7 +190,7 @@ class LayoutStore:
             for folder in ("blobs/sha256", _INGEST):
                 (path / folder).mkdir(parents=True, exist_ok=True)
             with _locked(path):
-                _sweep(path / _INGEST)
+                sweep((path / _INGEST).iterdir())
                 _begin(path)
         return cls(path)
 
@@ -218,10 +219,10 @@ class LayoutStore:
         """The blob in pieces, verified. Raises `NotFound`, `Corrupt`."""
         return self._reader.read(descriptor)
 
-    def write(self, descriptor: Descriptor, open: Callable[[], Iterator[bytes]]) -> None:  # noqa: A002
+    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
         """Take a blob, verified. A blob that is here already is replaced, which heals one gone bad."""
         with self.incoming() as incoming:
-            for chunk in verified(open(), descriptor, origin="the source"):
+            for chunk in verified(content(), descriptor, origin="the source"):
                 incoming.write(chunk)
             incoming.commit(descriptor.digest, descriptor.size)
 
@@ -277,14 +278,11 @@ class LayoutStore:
             _replace(self.path, INDEX, canonical_json(index | {"manifests": [*others, entry]}))
 
     def _begin_file(self) -> tuple[int, Path]:
-        """A new file in `ingest/`: the lock on it tells a sweeper, in whatever container, that we are alive."""
-        with _locked(self.path):
-            handle, name = tempfile.mkstemp(dir=self.path / _INGEST)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        os.fchmod(handle, 0o644)
+        """A new file in `ingest/`, which `close` removes even if the thread that writes it hangs."""
+        handle, path = begin_file(self.path / _INGEST)
         with self._guard:
-            self._half_made.add(Path(name))
-        return handle, Path(name)
+            self._half_made.add(path)
+        return handle, path
 
     def _forget(self, path: Path) -> None:
         with self._guard:
@@ -301,17 +299,14 @@ class Incoming:
     def __enter__(self) -> Self:
         with room(self._store.path):
             handle, self._path = self._store._begin_file()
-        self._file = os.fdopen(handle, "wb", buffering=0)
+        self._file = io.FileIO(handle, "wb")
         return self
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes. Raises `NoRoom`."""
-        view = memoryview(data)
         with room(self._store.path):
-            while view:
-                written = self._file.write(view) or 0
-                self._size += written
-                view = view[written:]
+            write_all(self._file, data)
+        self._size += len(data)
 
     def commit(self, digest: str, size: int) -> None:
         """Make it the blob `digest`; the caller has hashed what it wrote. Raises `Corrupt` if bytes are missing."""
@@ -349,6 +344,13 @@ class _Directory:
                     yield chunk
         except PermissionError as error:
             raise NoRoom(f"{self._root / path} may not be read", hint=f"ls -l {self._root / path}") from error
+
+
+def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
+    """Write to an unbuffered file, which may take less than it is given at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 @contextmanager
@@ -439,9 +441,20 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _sweep(folder: Path) -> None:
-    """Remove files of writers that are gone: nobody holds their locks."""
-    for file in folder.iterdir():
+def begin_file(folder: Path, prefix: str = "") -> tuple[int, Path]:
+    """A new file, open for writing. The lock on it tells `sweep`, in whatever container, that its writer is alive."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            os.fchmod(handle, 0o644)
+            return handle, Path(name)
+        os.close(handle)  # swept before it was locked
+
+
+def sweep(files: Iterable[Path]) -> None:
+    """Remove files that `begin_file` made for writers that are gone: nobody holds their locks."""
+    for file in files:
         with suppress(FileNotFoundError, BlockingIOError):
             handle = os.open(file, os.O_RDWR)
             try:

@@ -85,6 +85,11 @@ def parse_reference(text: str) -> Reference:
     return _parse_path(transport, text, rest)
 
 
+def is_docker_name(text: str) -> bool:
+    """Whether Docker takes it as `[host/]name[:tag]`."""
+    return bool(_FULL_NAME.fullmatch(text))
+
+
 def _likely_spelling(text: str) -> str:
     if text.endswith(".tar"):
         return f"oci-archive:{text}"
@@ -115,8 +120,8 @@ def _parse_daemon(text: str, rest: str) -> Reference:
     place, colon, tag = body.rpartition(":")
     if not colon or "/" in tag:
         place, tag = body, ""
-    if not place:
-        raise NotFound(f"{text!r} names no image", hint="docker-daemon:name:tag")
+    if not is_docker_name(f"{place}:{tag or 'latest'}"):
+        raise NotFound(f"{text!r} has a name that Docker does not take", hint="docker-daemon:name:tag, in lower case")
     return Reference(transport="docker-daemon", place=place, tag=_checked_tag(text, tag), digest=digest)
 
 
@@ -124,7 +129,7 @@ def _parse_path(transport: str, text: str, rest: str) -> Reference:
     path, _, tag = rest.partition(":")
     if transport == "docker-archive":
         _require_path(transport, text, path)
-        if tag and not _FULL_NAME.fullmatch(tag):
+        if tag and not is_docker_name(tag):
             raise NotFound(f"{text!r} has a name that Docker does not take", hint=f"{transport}:{path}:name:tag")
         return Reference(transport=transport, place=path, tag=tag or None)
     body, digest = _PATH_DIGEST.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches anything

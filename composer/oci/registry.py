@@ -22,7 +22,7 @@ from composer.oci.image import INDEXES, MANIFESTS, Descriptor, sha256
 from composer.oci.names import Reference
 from composer.oci.store import Store, verified
 from composer.oci.upload import Manners, Upload
-from composer.oci.wire import Interrupted, Patience, Scopes, Wire
+from composer.oci.wire import Interrupted, Patience, Scopes, Wire, discard
 
 PATIENCE: Final = 120.0
 """Seconds for which something is tried again without any gain."""
@@ -129,7 +129,6 @@ class RegistryStore:
                 body=lambda: raw,
             )
         )
-        response.close()
         stored = response.headers.get("Docker-Content-Digest", descriptor.digest)
         if stored != descriptor.digest:
             raise Corrupt(f"{self.host} stored {stored} where {descriptor.digest} was pushed")
@@ -161,17 +160,17 @@ class RegistryStore:
         return Descriptor(media_type=media_type, digest=digest, size=int(size))
 
     def _ask_for_manifest(self, method: str, name: str) -> requests.Response:
-        accept = (200, 404) if method == "GET" else (200, 404, 405)
         response = self._wire.attempt(
             method,
             f"{self.repository}/manifests/{name}",
             scopes=self._pull,
             what=f"the manifest {self.repository}:{name}",
-            accept=accept,
+            accept=(200, 404) if method == "GET" else (200, 404, 405),
             headers={"Accept": _ACCEPT},
+            stream=method == "GET",
         )
         if response.status_code == 404:
-            response.close()
+            discard(response)
             raise NotFound(f"{self.host} has no image {self.repository}:{name}", hint=self._nearest(name))
         return response
 
@@ -186,7 +185,7 @@ class RegistryStore:
 
     def _tags(self) -> list[str]:
         response = self._wire.attempt(
-            "GET", f"{self.repository}/tags/list", scopes=self._pull, what=f"the tags of {self.repository}"
+            "GET", f"{self.repository}/tags/list", scopes=self._pull, what=f"the tags of {self.repository}", stream=True
         )
         try:
             return [str(tag) for tag in json.loads(self._wire.whole(response, _LARGEST_MANIFEST))["tags"] or ()]
@@ -221,9 +220,10 @@ class RegistryStore:
             what=f"blob {descriptor.digest} of {self.repository}",
             accept=(200, 206, 416),
             headers={"Range": f"bytes={place}-{descriptor.size - 1}"} if place else {},
+            stream=True,
         )
         if response.status_code == 416:
-            response.close()
+            discard(response)
             raise self._short(descriptor, place)
         passed = place - self._start(response, place)
         for piece in self._wire.pieces(response):
@@ -242,7 +242,7 @@ class RegistryStore:
             return 0
         found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         if not found or int(found[1]) > place:
-            response.close()
+            discard(response)
             raise Corrupt(f"{self.host} sent another part of a blob than was asked for")
         return int(found[1])
 

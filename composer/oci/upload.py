@@ -16,7 +16,7 @@ import requests
 
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unreachable
 from composer.oci.image import Descriptor
-from composer.oci.wire import Interrupted, Patience, Wire, detail
+from composer.oci.wire import Interrupted, Patience, Wire, detail, discard
 
 _PIECE: Final = 1 << 16
 """Bytes handed to the socket at once: its time limit is for all of them, and slow lines are no stalled ones."""
@@ -78,9 +78,8 @@ class Upload:
         session, self._session, self._place = self._session, None, 0
         if session:
             with contextlib.suppress(TricomposeError, Interrupted):
-                self._wire.attempt(
-                    "DELETE", session, scopes=self._scopes, what=self._what, accept=(200, 202, 204, 404), timeout=(5, 5)
-                ).close()
+                gone = (200, 202, 204, 404)
+                self._wire.attempt("DELETE", session, scopes=self._scopes, what=self._what, accept=gone, timeout=(5, 5))
 
     def _advance(self, tape: _Tape, patience: Patience) -> bool:
         """Go as far as it goes; whether the blob is there now."""
@@ -102,7 +101,6 @@ class Upload:
         response = self._wire.attempt(
             "POST", f"{self._repository}/blobs/uploads/{query}", scopes=scopes, what=self._what, accept=(201, 202)
         )
-        response.close()
         if response.status_code == 201:
             return True
         self._session, self._place = self._wire.location(response), 0
@@ -127,7 +125,6 @@ class Upload:
             headers=headers,
             body=lambda: _Body(tape, self._place, length, patience),
         )
-        response.close()
         self._understand(response, length, patience)
 
     def _understand(self, response: requests.Response, length: int, patience: Patience) -> None:
@@ -149,6 +146,7 @@ class Upload:
 
     def _close(self, tape: _Tape, patience: Patience) -> bool:
         """Name the digest, after which the blob is there. Where PATCH is refused, the bytes go with it."""
+        tape.finish()
         url = self._session or ""
         url += ("&" if "?" in url else "?") + f"digest={self._descriptor.digest}"
         whole = not self._manners.patches and self._descriptor.size > 0
@@ -161,10 +159,11 @@ class Upload:
             headers={"Content-Type": "application/octet-stream"},
             body=(lambda: _Body(tape, 0, self._descriptor.size, patience)) if whole else None,
             timeout=_COMMIT,
+            stream=True,
         )
         if response.status_code == 400:
             raise Corrupt(f"{self._wire.host} did not take {self._descriptor.digest} (400{detail(response)})")
-        response.close()
+        discard(response)
         if response.status_code in _LOST:
             raise Interrupted(Unreachable(f"{self._wire.host} lost {self._what}"))
         self._session = None
@@ -189,7 +188,6 @@ class Upload:
             what=self._what,
             accept=(200, 202, 204, 400, 405, *_LOST),
         )
-        response.close()
         held = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
         if response.status_code != 204 or not held:
             self.cancel()
@@ -210,7 +208,6 @@ class Upload:
             what=self._what,
             accept=(200, 404),
         )
-        response.close()
         return response.status_code == 200
 
 
@@ -227,7 +224,7 @@ class _Tape:
         self._place = 0
 
     def read(self, place: int, length: int) -> Iterator[memoryview]:
-        """`length` bytes from `place`. After the last of the blob its digest is checked: `Corrupt` may come then."""
+        """`length` bytes from `place`. Raises `Corrupt` where the source ends before."""
         if self._chunks is None or place < self._place:
             self._rewind()
         self._skip(place)
@@ -237,7 +234,10 @@ class _Tape:
             self._rest = self._rest[len(piece) :]
             self._place += len(piece)
             yield piece
-        if end == self._size and self._next() is not None:
+
+    def finish(self) -> None:
+        """See the source end, which is where it finds out that its bytes are not those of the digest: `Corrupt`."""
+        if self._place == self._size and (self._rest or self._next() is not None):
             raise Corrupt(f"there is more of {self._name} than its {self._size} bytes")
 
     def close(self) -> None:

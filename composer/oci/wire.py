@@ -56,6 +56,10 @@ class Interrupted(Exception):
         self.unmet = unmet
 
 
+class _NotTls(Interrupted):
+    """A registry that may do without TLS does: from now on we speak plain HTTP to it."""
+
+
 class Patience:
     """How long one piece of work is tried again: some seconds since it last gained something.
 
@@ -160,23 +164,30 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Body] | None = None,
         timeout: tuple[float, float] | None = None,
+        stream: bool = False,
     ) -> requests.Response:
         """One exchange, with a new token if the old one has run out. `path` is below `/v2/`, or a whole URL.
 
         `what` is what we are after, for messages. `body` is called once for each time the body has to be sent.
+        `stream` leaves the answer's body to be read; without it the answer is only looked at.
         Answers whose status is not in `accept` are raised: `Denied`, `NotFound`, `Interrupted`.
         """
 
         def ask(authorization: str | None) -> requests.Response:
             sent = {"Accept-Encoding": "identity", **(headers or {})}
-            return self._follow(method, self.url(path), sent, authorization, body, timeout)
+            try:
+                return self._follow(method, self.url(path), sent, authorization, body, timeout)
+            except _NotTls:
+                return self._follow(method, self.url(path), sent, authorization, body, timeout)
 
         authorization = self._keys.header(scopes)
         response = ask(authorization)
         if response.status_code == 401 and self._ours(response.url):
-            _discard(response)
+            discard(response)
             response = ask(self._keys.renew(response.headers, scopes, refused=authorization, what=what))
         if response.status_code in accept:
+            if not stream:
+                discard(response)
             return response
         raise self._refusal(response, what, method)
 
@@ -264,7 +275,7 @@ class Wire:
             moved = response.status_code in _REDIRECTS and "Location" in response.headers
             if not moved or method not in ("GET", "HEAD"):
                 return response
-            _discard(response)
+            discard(response)
             url = self.location(response)
         raise Unreachable(f"{self.host} sends us from one place to the next without end")
 
@@ -282,7 +293,7 @@ class Wire:
             self._shut[place] = max(self._shut.get(place, 0.0), time.monotonic() + after)
         status = f"{response.status_code} {response.reason or ''}".strip()
         asked = f" and asks to wait {after:.0f} s" if after else ""
-        _discard(response)
+        discard(response)
         hint = (
             "try again later; logging in raises the limit of many registries" if response.status_code == 429 else None
         )
@@ -305,7 +316,7 @@ class Wire:
         unmet = _origin(url) not in self._met
         if unmet and trouble.kind in ("tls", "slow", "cut") and self._may_be_plain(url):
             self._scheme = "http"
-            return Interrupted(trouble.error, after=0.0)
+            return _NotTls(trouble.error, after=0.0)
         if trouble.kind == "untrusted" or (unmet and trouble.kind in ("tls", "nowhere", "refused", "proxy")):
             return trouble.error
         return Interrupted(trouble.error, unmet=unmet)
@@ -551,10 +562,10 @@ def _date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _discard(response: requests.Response) -> None:
-    """Read a short body to its end, so that the connection can be used again; give up a long one."""
-    length = response.headers.get("Content-Length", "")
-    if length.isdigit() and int(length) <= _SMALL:
+def discard(response: requests.Response) -> None:
+    """Have done with an answer. What is short is read to its end, so that the connection can be used again."""
+    left = response.raw.length_remaining
+    if left is not None and left <= _SMALL:
         response.raw.drain_conn()
     response.close()
 

@@ -72,9 +72,11 @@ class RootfsRunner:
         if sys.platform != "linux":
             return "it needs Linux; use Docker on this machine"
         with tempfile.TemporaryDirectory(prefix="tricompose-") as folder:
-            with _launch(Spec(root=folder, command=(), env={}), subprocess.PIPE) as process:
-                assert process.stdout
-                complaint = process.stdout.read().decode(errors="replace").strip()
+            process = _launch(Spec(root=folder, command=(), env={}), subprocess.PIPE)
+            assert process.stdout
+            with process.stdout as output:
+                complaint = output.read().decode(errors="replace").strip()
+            process.wait()
         return None if process.returncode == 0 else f"the kernel gives us no namespaces ({complaint}); {_advice()}"
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import ssl
 import subprocess
@@ -12,6 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from composer import network
+from composer.events import Emit, ignore
+from composer.oci.credentials import Credentials
+from composer.oci.names import parse_reference
+from composer.oci.registry import RegistryStore
 
 USERNAME = "tester"
 PASSWORD = "swordfish"
@@ -36,9 +44,9 @@ class Registry:
         found = self.storage.glob("docker/registry/v2/blobs/sha256/*/*/data")
         return {f"sha256:{path.parent.name}" for path in found}
 
-    def sessions(self) -> list[Path]:
+    def sessions(self, repository: str) -> list[Path]:
         """Uploads that were begun and neither finished nor cancelled."""
-        return list(self.storage.glob("docker/registry/v2/repositories/**/_uploads/*"))
+        return list(self.storage.glob(f"docker/registry/v2/repositories/{repository}/_uploads/*/startedat"))
 
 
 @contextmanager
@@ -65,6 +73,36 @@ def running_registry(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def store_at(
+    place: str,
+    *,
+    credentials: Credentials | None = None,
+    ca_bundle: Path | None = None,
+    insecure: frozenset[str] = frozenset(),
+    emit: Emit = ignore,
+    stall: float = 30.0,
+    patience: float = 20.0,
+) -> RegistryStore:
+    """A store as tricompose makes it, for `host/repository`; anonymous unless told otherwise."""
+    return RegistryStore(
+        parse_reference(f"docker://{place}"),
+        session=network.session(ca_bundle=ca_bundle, stall=stall),
+        credentials=credentials or Credentials(files=()),
+        insecure=insecure,
+        emit=emit,
+        patience=patience,
+    )
+
+
+def login(directory: Path, host: str, **entry: str) -> Credentials:
+    """A `config.json` that knows `host`: by USERNAME and PASSWORD, or by the `entry` given."""
+    auth = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.json"
+    path.write_text(json.dumps({"auths": {host: entry or {"auth": auth}}}))
+    return Credentials(files=(path,))
 
 
 def free_port() -> int:

@@ -43,8 +43,8 @@ class Watched:
         self.seen.append(("read", descriptor.digest))
         return self.meddle(descriptor, self.inner.read(descriptor))
 
-    def write(self, descriptor: Descriptor, open: Callable[[], Iterator[bytes]]) -> None:  # noqa: A002
-        self.inner.write(descriptor, open)
+    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
+        self.inner.write(descriptor, content)
         self.seen.append(("write", descriptor.digest))
 
     def mount(self, descriptor: Descriptor, source: Store) -> bool:

@@ -1,0 +1,377 @@
+"""Model repositories as they lie on disk: what is found in them, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from composer.errors import Problem, RecipeError
+from composer.models.repository import ModelRepository, needed_backends, survey
+from composer.models.textproto import parse
+
+EXAMPLES = Path(__file__).parents[2] / "recipes" / "models"
+
+
+def put(root: Path, **files: str | None) -> Path:
+    """Write files by `model/path`; None makes a folder."""
+    for name, text in files.items():
+        path = root / name
+        (path if text is None else path.parent).mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            path.write_text(text)
+    return root
+
+
+def problems(path: Path) -> tuple[Problem, ...]:
+    with pytest.raises(RecipeError) as caught:
+        survey(path)
+    assert all(problem.hint for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def only(path: Path) -> Problem:
+    (problem,) = problems(path)
+    return problem
+
+
+def test_the_examples() -> None:
+    repository = survey(EXAMPLES)
+    assert [(model.name, model.backend, model.versions) for model in repository.models] == [
+        ("add_sub", "python", (1,)),
+        ("linear_onnx", "onnxruntime", (1,)),
+    ]
+    linear = repository.models[1]
+    assert linear.configured
+    assert linear.folders == ("linear_onnx", "linear_onnx/1")
+    assert [(file.path, file.source.read_bytes()[:0], file.size) for file in linear.files] == [
+        (f"linear_onnx/{name}", b"", (EXAMPLES / "linear_onnx" / name).stat().st_size)
+        for name in ("1/model.onnx", "config.pbtxt")
+    ]
+    assert linear.size == sum(file.size for file in linear.files)
+    assert needed_backends([repository]) == ("onnxruntime", "python")
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "backend"),
+    [
+        ('backend: "vllm"', "model.json", "vllm"),
+        ('platform: "onnxruntime_onnx"', "other.onnx", "onnxruntime"),
+        ('platform: "tensorrt_plan"', "model.plan", "tensorrt"),
+        ('platform: "pytorch_libtorch"', "model.pt", "pytorch"),
+        ('platform: "tensorflow_savedmodel"', "model.savedmodel", "tensorflow"),
+        ('platform: "onnxruntime_onnx" backend: "onnxruntime"', "model.onnx", "onnxruntime"),
+        # What the server does with a platform beside a backend that it does not belong to: nothing.
+        ('platform: "whatever" backend: "python"', "model.py", "python"),
+        ('default_model_filename: "model.plan"', "model.onnx", "tensorrt"),
+        ("", "model.onnx", "onnxruntime"),
+        ("", "model.plan", "tensorrt"),
+        ("", "model.pt", "pytorch"),
+        ("", "model.py", "python"),
+        ("", "model.xml", "openvino"),
+        ("", "model.graphdef", "tensorflow"),
+        (None, "model.onnx", "onnxruntime"),
+        ('parameters { key: "backend" value { string_value: "no" } } # backend: "no"', "model.py", "python"),
+    ],
+)
+def test_backend(tmp_path: Path, config: str | None, file: str, backend: str) -> None:
+    put(tmp_path, **{f"m/1/{file}": "x"}, **({} if config is None else {"m/config.pbtxt": config}))
+    (model,) = survey(tmp_path).models
+    assert (model.backend, model.configured) == (backend, config is not None)
+
+
+def test_a_saved_model_is_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.savedmodel/saved_model.pb": "x"})
+    assert survey(tmp_path).models[0].backend == "tensorflow"
+
+
+def test_a_custom_backend_is_named_by_the_model(tmp_path: Path) -> None:
+    put(tmp_path, **{"model.identity/1/data": "x"})
+    assert survey(tmp_path).models[0].backend == "identity"
+
+
+def test_only_the_first_folder_is_looked_into(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/.cache/x": "", "m/1/model.onnx": "x"})
+    assert only(tmp_path).message == "nothing says which backend serves this model"
+
+
+def test_versions_and_batch_size(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        **{"m/1/model.py": "", "m/10/model.py": "", "m/9/model.py": "", "m/02/model.py": "", "m/warmup/x": ""},
+        **{"m/config.pbtxt": 'backend: "python" max_batch_size: 0x10'},
+    )
+    (model,) = survey(tmp_path).models
+    assert (model.versions, model.max_batch_size) == ((1, 9, 10), 16)
+
+
+def test_stray_files_of_the_root_are_left_alone(tmp_path: Path) -> None:
+    put(tmp_path, **{"README.md": "x", "m/1/model.py": ""})
+    assert [model.name for model in survey(tmp_path).models] == ["m"]
+
+
+def test_what_python_leaves_behind_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.py": "", "m/1/__pycache__/model.cpython-311.pyc": "x"})
+    (model,) = survey(tmp_path).models
+    assert [file.path for file in model.files] == ["m/1/model.py"]
+    assert model.folders == ("m", "m/1")
+
+
+def ensemble(tmp_path: Path, *members: str) -> ModelRepository:
+    steps = ",".join(f'{{ model_name: "{name}" model_version: -1 }}' for name in members)
+    config = f'platform: "ensemble" ensemble_scheduling {{ step [ {steps} ] }}'
+    return survey(put(tmp_path, **{"all/config.pbtxt": config, "all/1": None, "m/1/model.onnx": "x"}))
+
+
+def test_an_ensemble_has_no_backend_but_members(tmp_path: Path) -> None:
+    repository = ensemble(tmp_path, "m", "m")
+    assert (repository.models[0].backend, repository.models[0].members) == (None, ("m",))
+    assert repository.models[0].folders == ("all", "all/1")
+    assert needed_backends([repository]) == ("onnxruntime",)
+
+
+def test_an_ensemble_s_members_may_stand_in_another_repository(tmp_path: Path) -> None:
+    first, second = ensemble(tmp_path / "a", "m", "n"), survey(put(tmp_path / "b", **{"n/1/model.py": ""}))
+    assert needed_backends([first, second]) == ("onnxruntime", "python")
+
+
+def test_an_ensemble_s_members_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        needed_backends([ensemble(tmp_path, "m", "gone", "lost")])
+    messages = [problem.message for problem in caught.value.problems]
+    assert messages == [
+        f'the ensemble "all" calls the model "{name}", which no repository has' for name in ("gone", "lost")
+    ]
+
+
+def test_a_model_may_not_stand_in_two_repositories(tmp_path: Path) -> None:
+    first, second = (survey(put(tmp_path / name, **{"m/1/model.py": ""})) for name in "ab")
+    with pytest.raises(RecipeError, match=r'there is a model "m" in .*/a too'):
+        needed_backends([first, second])
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    assert only(tmp_path / "gone").message == "there is no such model repository"
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("")
+    assert only(tmp_path / "m").message == "a model repository is a folder"
+
+
+def test_an_empty_repository(tmp_path: Path) -> None:
+    assert only(tmp_path).message == "there are no models in this repository"
+
+
+def test_one_model_in_place_of_a_repository(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/config.pbtxt": "", "m/1/model.py": ""})
+    problem = only(tmp_path / "m")
+    assert problem.message == "this is one model, not a repository of models"
+    assert problem.hint == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ({"m/config.pbtxt": 'backend: "python"'}, "versions are folders"),
+        ({"m/config.pbtxt": 'backend: "python"', "m/model.py": ""}, "mkdir .*/m/1 && mv .*/m/model.py .*/m/1/"),
+        ({"m/config.pbtxt": 'backend: "python"', "m/01/model.py": ""}, "no leading zeros: mv .*/m/01 .*/m/1$"),
+        ({"m/config.pbtxt": 'backend: "python"', "m/latest/model.py": ""}, "versions are folders"),
+        ({".ipynb_checkpoints/x": ""}, "move .ipynb_checkpoints elsewhere"),
+    ],
+)
+def test_no_versions(tmp_path: Path, files: dict[str, str], hint: str) -> None:
+    problem = only(put(tmp_path, **files))
+    assert problem.message == "this model has no version, so the server would not load it"
+    assert re.search(hint, problem.hint or "")
+
+
+@pytest.mark.parametrize("name", ["1abc", "1.0", "-1", "+2"])
+def test_names_that_the_server_takes_for_versions(tmp_path: Path, name: str) -> None:
+    put(tmp_path, **{"m/1/model.py": "", f"m/{name}/model.py": "", "m/config.pbtxt": 'backend: "python"'})
+    assert only(tmp_path).where == str(tmp_path / "m" / name)
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        **{".git/HEAD": "x", "a/config.pbtxt": 'backend: "python"', "b/1/x": ""},
+        **{"c/config.pbtxt": 'name: "d" backend: "python"', "c/1/model.py": "", "e/config.pbtxt": "name:", "e/1/y": ""},
+    )
+    assert [
+        (Path(problem.where).relative_to(tmp_path).as_posix(), problem.message) for problem in problems(tmp_path)
+    ] == [
+        (".git", "this model has no version, so the server would not load it"),
+        ("a", "this model has no version, so the server would not load it"),
+        ("b", "nothing says which backend serves this model"),
+        ("c/config.pbtxt", 'the folder is called "c" and the model "d"'),
+        ("e/config.pbtxt:1:6", "Expected a value, got: "),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "message", "hint"),
+    [
+        ('platform: "onnx"', 'there is no platform "onnx"', "one of onnxruntime_onnx, "),
+        ('platform: "python"', 'there is no platform "python"', 'backend: "python"'),
+        ('backend: "onnxruntime_onnx"', '"onnxruntime_onnx" is a platform, not a backend', 'backend: "onnxruntime"'),
+        (
+            'backend: "tensorrt" platform: "onnxruntime_onnx"',
+            'platform "onnxruntime_onnx" is served by onnxruntime, and the backend is "tensorrt"',
+            'backend: "onnxruntime", and no platform',
+        ),
+        (
+            'backend: "python" platform: "ensemble"',
+            "an ensemble has no backend",
+            'platform: "ensemble", and no backend',
+        ),
+        ('backend: "python" backend: "python"', 'the field "backend" is given more than once', "keep one of them"),
+    ],
+)
+def test_bad_configs(tmp_path: Path, config: str, message: str, hint: str) -> None:
+    problem = only(put(tmp_path, **{"m/1/model.bin": "", "m/config.pbtxt": config}))
+    assert problem.message == message
+    assert (problem.hint or "").startswith(hint)
+
+
+def test_two_backends_and_no_word_on_which(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.py": "", "m/1/model.onnx": ""})
+    assert only(tmp_path).message.startswith("there are model files of onnxruntime and python")
+    put(tmp_path, **{"m/config.pbtxt": 'backend: "python"'})
+    assert survey(tmp_path).models[0].backend == "python"
+
+
+# -- links ----------------------------------------------------------------------------------------
+
+
+def test_links_within_the_repository_are_followed(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.onnx": "weights", "m/2": None})
+    (tmp_path / "m/2/model.onnx").symlink_to("../1/model.onnx")
+    (tmp_path / "m/3").symlink_to(tmp_path / "m/1")
+    (model,) = survey(tmp_path).models
+    assert model.versions == (1, 2, 3)
+    real = tmp_path / "m/1/model.onnx"
+    assert [(file.path, file.source, file.size) for file in model.files] == [
+        (f"m/{version}/model.onnx", real, 7) for version in (1, 2, 3)
+    ]
+
+
+def test_a_repository_that_is_itself_a_link(tmp_path: Path) -> None:
+    put(tmp_path / "real", **{"m/1/model.py": ""})
+    (tmp_path / "link").symlink_to("real")
+    assert survey(tmp_path / "link").models[0].folder == tmp_path / "link/m"
+
+
+@pytest.mark.parametrize("place", ["link", "m/link", "m/1/link"])
+def test_links_to_nothing_and_to_the_outside(tmp_path: Path, place: str) -> None:
+    root = put(tmp_path / "models", **{"m/1/model.py": ""})
+    outside = put(tmp_path, secret="x") / "secret"
+    (root / place).symlink_to("gone")
+    assert only(root).message == "this link leads to nothing: gone"
+    (root / place).unlink()
+    (root / place).symlink_to(outside)
+    assert only(root).message == f"this link leads out of the repository, to {outside}"
+
+
+def test_a_link_that_leads_back(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.py": ""})
+    (tmp_path / "m/1/again").symlink_to("..")
+    assert only(tmp_path).message == "this link leads back to a folder that it is in"
+    (tmp_path / "m/1/again").unlink()
+    (tmp_path / "m/1/again").symlink_to("again")
+    assert "link" in only(tmp_path).message
+
+
+def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    put(tmp_path, **{"m/1/model.py": ""})
+    os.mkfifo(tmp_path / "m/1/pipe")
+    assert only(tmp_path).message == "this is neither a file nor a folder"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
+@pytest.mark.parametrize(("place", "mode"), [("m/1/model.py", 0o600), ("m/1", 0o700), ("m", 0o744), (".", 0o700)])
+def test_what_may_not_be_read(place: str, mode: int) -> None:
+    """Root reads everything, so another user looks."""
+    code = """if True:
+        import os, sys; from pathlib import Path
+        from composer.errors import RecipeError
+        from composer.models.repository import survey
+        os.setuid(65534)
+        try:
+            survey(Path(sys.argv[1]))
+        except RecipeError as error:
+            print(*(f"{Path(p.where).relative_to(sys.argv[1])}: {p.message}" for p in error.problems), sep="\\n")
+    """
+    with tempfile.TemporaryDirectory() as top:  # pytest's own are closed to other users
+        os.chmod(top, 0o755)
+        root = put(Path(top, "models"), **{"m/1/model.py": ""})
+        (root / place).chmod(mode)
+        done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.stdout) == ("", f"{place}: it cannot be read: Permission denied\n")
+
+
+# -- the text format ------------------------------------------------------------------------------
+
+
+def test_the_text_format() -> None:
+    text = """
+        # a comment, { with brackets
+        name: "a\\n\\x41\\101\\"'" 'b' max_batch_size: -1, float: 1.5e3f; hex: 0x1F octal: 017
+        input [ { name: "X" dims: [ 4, -1 ] }, { name: "Y" } ]
+        scheduling < step { model_name: "q" } step: { key: 'a#b' } >
+        empty: [] kind: KIND_CPU low: -inf yes: true dims: 1 dims: 2"""
+    assert parse(text, where="c") == {
+        "name": ("a\nAA\"'b",),
+        "max_batch_size": (-1,),
+        "float": (1500.0,),
+        "hex": (31,),
+        "octal": (15,),
+        "input": ({"name": ("X",), "dims": (4, -1)}, {"name": ("Y",)}),
+        "scheduling": ({"step": ({"model_name": ("q",)}, {"key": ("a#b",)})},),
+        "empty": (),
+        "kind": ("KIND_CPU",),
+        "low": ("-inf",),
+        "yes": ("true",),
+        "dims": (1, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ('{"a": 1}', "1:1", "Expected identifier, got: {"),
+        ('a: 1\n  b: "x', "2:6", "Unexpected end of string."),
+        ("a {\n", "2:1", "Expected identifier, got: "),
+        ("a: 1 }", "1:6", "Expected identifier, got: }"),
+        ("a: }", "1:4", "Expected a value, got: }"),
+        ("a: [1,]", "1:7", "Expected a value, got: ]"),
+        ("a: [1 2]", "1:7", 'Expected ",", found "2".'),
+        ("// x", "1:1", "Expected identifier, got: /"),
+        ("a: ${b}", "1:4", "Expected identifier, got: $"),
+        ('a "x"', "1:3", 'Expected ":", found ""x"".'),
+        ("\ufeffa: 1", "1:1", "Interpreting non ascii codepoint 239."),
+        ("a: “x”", "1:4", "Interpreting non ascii codepoint 226."),
+        ("a: -x", "1:5", "Expected a value, got: x"),
+        ("[a.b]: 1", "1:1", "Expected identifier, got: ["),
+    ],
+)
+def test_bad_text(text: str, where: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, where="config.pbtxt")
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.message) == (f"config.pbtxt:{where}", message)
+
+
+def test_bad_bytes_and_deep_nesting_are_refused() -> None:
+    with pytest.raises(RecipeError, match="non ascii codepoint 255"):
+        parse(b"\xff".decode("utf-8", "surrogateescape"), where="c")
+    with pytest.raises(RecipeError, match="too deep"):
+        parse("a {" * 5000, where="c")
