@@ -60,6 +60,10 @@ class Knowledge:
         except NotFound:
             return None
 
+    def knows(self, layer: str) -> bool:
+        """Whether the entries of a layer are known."""
+        return self._find(_inventory_tag(layer)) is not None
+
     def remember_entries(self, layer: str, entries: Sequence[Entry]) -> None:
         """Keep what a layer holds."""
         blob = encode(entries)

@@ -8,6 +8,7 @@ Trusted are the system's certificates, those of certifi, and the bundle given.
 from __future__ import annotations
 
 import ssl
+import warnings
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ import certifi
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
+from urllib3.exceptions import InsecureRequestWarning
 
 from composer.errors import NotFound
 
@@ -34,6 +36,8 @@ def session(*, ca_bundle: Path | None = None, stall: float = STALL) -> requests.
 
     Raises `NotFound` where the bundle cannot be read.
     """
+    # Whoever turned checking off for a host has been told so by us; urllib3 would say it for every request.
+    warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     made = _Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -29,6 +29,7 @@ from composer.recipe_values import (
     Release,
     Sha256,
     Shape,
+    Single,
     Size,
     Target,
     Text,
@@ -280,7 +281,7 @@ class TensorSpec(_Part):
     """The shape, with the batch dimension where the model has one. Needed, except with `npy`."""
     data: Values | None = None
     """The values, flat or nested as the shape."""
-    fill: bool | int | float | str | None = None
+    fill: Single | None = None
     """One value for all places."""
     random: Random | None = None
     """Draw the values."""

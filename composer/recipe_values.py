@@ -277,6 +277,12 @@ def _values(value: object) -> object:
     return value
 
 
+def _single(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise refusal("this must be one number or text", "0.5")
+    return value
+
+
 def _measure(value: object, path: KeyPath) -> tuple[int, ...]:
     """The shape of nested tuples. Refuses ragged ones at the first item that breaks the pattern."""
     if isinstance(value, bool | int | float | str):
@@ -296,6 +302,11 @@ def shape_of(values: object) -> tuple[int, ...]:
 
 
 Datatype = Annotated[str, PlainValidator(_datatype), WithJsonSchema({"type": "string", "enum": list(DATATYPES)})]
+Single = Annotated[
+    bool | int | float | str,
+    PlainValidator(_single),
+    WithJsonSchema({"type": ["number", "string", "boolean"]}),
+]
 Shape = tuple[Annotated[int, Field(ge=0)], ...]
 Values = Annotated[
     Any,

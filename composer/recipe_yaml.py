@@ -142,7 +142,12 @@ class _Reader:
         if kind in ("str", "timestamp"):
             return self._expand(node.value, path)
         if kind in _SCALARS:
-            return _SCALARS[kind](node.value)
+            try:
+                return _SCALARS[kind](node.value)
+            except ValueError:
+                message = f'"{node.value[:40]}" is no possible {kind}'
+                self.faults.append(Fault(path=path, message=message, hint=f'put it in quotes: "{node.value[:40]}"'))
+                return None
         self.faults.append(Fault(path=path, message=f"the tag {node.tag} is not read", hint="leave the tag out"))
         return None
 

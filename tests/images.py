@@ -51,6 +51,7 @@ def layer_tar(files: Mapping[str, bytes]) -> bytes:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
+            member.mode = 0o755
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 
@@ -64,18 +65,23 @@ def picture(
     compressed: bool = True,
     seed: int = 0,
     environment: tuple[str, ...] = (),
+    program: bytes = b"",
 ) -> Picture:
-    """An image whose layer N holds the file `layer-N` ("layer N"), and `filler` random bytes in the first."""
+    """An image whose layer N holds the file `layer-N` ("layer N"), and `filler` random bytes in the first.
+
+    Another `seed` makes other layers. `program` is a static executable that containers run.
+    """
     tars = [_tar(number, filler if number == 0 else 0, seed) for number in range(layers)]
+    tars += [layer_tar({"program": program})] if program else []
     blobs = [gzip.compress(tar, 1, mtime=0) if compressed else tar for tar in tars]
     config = canonical_json(
         {
             "architecture": platform.architecture,
             "os": platform.os,
             **({"variant": platform.variant} if platform.variant else {}),
-            "config": {"Cmd": ["/layer-0"], "Env": list(environment)},
+            "config": {"Entrypoint": ["/program"], "Env": list(environment)},
             "rootfs": {"type": "layers", "diff_ids": [sha256(tar) for tar in tars]},
-            "history": [{"created_by": f"layer {number}"} for number in range(layers)],
+            "history": [{"created_by": f"layer {number}"} for number in range(len(tars))],
         }
     )
     docker = family == "docker"

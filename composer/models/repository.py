@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,15 @@ _SINGLE: Final = ("name", "backend", "platform", "max_batch_size", "default_mode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A file of a model: `path` within the repository, its real place on this machine, its size in bytes."""
+    """A file of a model: `path` within the repository, its real place on this machine, its size in bytes.
+
+    `runnable` if its owner may execute it.
+    """
 
     path: str
     source: Path
     size: int
+    runnable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +207,9 @@ class _Surveyor:
         elif not os.access(entry, os.R_OK):
             self.problem(entry, "it cannot be read: Permission denied", f"chmod a+r {entry}")
         else:
-            yield name, ModelFile(path=name, source=Path(os.path.realpath(entry)), size=entry.stat().st_size)
+            info = entry.stat()
+            runnable = bool(info.st_mode & stat.S_IXUSR)
+            yield name, ModelFile(path=name, source=Path(os.path.realpath(entry)), size=info.st_size, runnable=runnable)
 
     def _astray(self, link: Path) -> bool:
         """Whether a link leads to nothing, or out of the repository. Says so."""
@@ -244,7 +251,7 @@ class _Surveyor:
         names = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
         versions = tuple(sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name)))
         # std::stoll reads a number off the front of these, and the server then opens a folder that is not there.
-        for name in (name for name in names if re.match(r"[+-][0-9]|[1-9][0-9]*[^0-9]", name)):
+        for name in (name for name in names if re.match(r"\+[0-9]|[1-9][0-9]*[^0-9]", name)):
             hint = "give it a whole number for a name, or move it out of the model"
             self.problem(folder / name, "the server would take this for a version, and not find it", hint)
         if not versions:
@@ -258,8 +265,9 @@ class _Surveyor:
     def _backend(self, folder: Path, config: Message) -> str | None:
         backend, platform = _text(config, "backend"), _text(config, "platform")
         if platform == "ensemble" or "ensemble_scheduling" in config:
-            if backend:
-                self.problem(folder / CONFIG, "an ensemble has no backend", 'platform: "ensemble", and no backend')
+            if backend or platform != "ensemble":
+                message = "an ensemble has no backend, and is one by its platform"
+                self.problem(folder / CONFIG, message, 'platform: "ensemble", and no backend')
             return None
         if backend:
             return self._agreed(folder, backend, platform)

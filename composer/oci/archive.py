@@ -309,15 +309,17 @@ def plan_archive(contents: Contents, *, tag: str | None, full_name: str | None) 
     return Archive(places=places, small=small, size=end + 2 * _BLOCK)
 
 
-def stream_archive(archive: Archive, contents: Contents, source: Store) -> Iterator[bytes]:
-    """The bytes of the archive from first to last, blobs taken from `source` as their turn comes."""
+def stream_archive(
+    archive: Archive, contents: Contents, read: Callable[[Descriptor], Iterator[bytes]]
+) -> Iterator[bytes]:
+    """The bytes of the archive from first to last; blobs are taken from `read` as their turn comes."""
     blobs = {blob_path(blob.digest): blob for blob in contents.blobs}
     for path, place in archive.places.items():
         yield _header(path, place.size)
         if path in archive.small:
             yield archive.small[path]
         else:
-            yield from source.read(blobs[path])
+            yield from read(blobs[path])
         yield bytes(_padded(place.size) - place.size)
     yield bytes(2 * _BLOCK)
 

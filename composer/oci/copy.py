@@ -201,17 +201,28 @@ class _Move:
             self.sink.write(self.blob, self._read)
 
     def _read(self) -> Iterator[bytes]:
-        done = 0
-        for chunk in self.source.read(self.blob):
+        for chunk in told(self.source.read(self.blob), self.blob, self.emit):
             if self.stop.is_set():
                 raise _Stopped
             yield chunk
-            done += len(chunk)
-            self._tell("copied", done)
 
     def _tell(self, action: str, done: int) -> None:
-        title = self.blob.annotations.get(_TITLE) or ("config" if "+json" in self.blob.media_type else "layer")
-        self.emit(Transferred(digest=self.blob.digest, title=title, action=action, done=done, total=self.blob.size))
+        self.emit(moved(self.blob, action, done))
+
+
+def told(chunks: Iterator[bytes], blob: Descriptor, emit: Emit) -> Iterator[bytes]:
+    """Pass a blob through, telling `emit` of every piece once it has been taken."""
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        emit(moved(blob, "copied", done))
+
+
+def moved(blob: Descriptor, action: str, done: int) -> Transferred:
+    """The event that says how far a blob of an image has come."""
+    title = blob.annotations.get(_TITLE) or ("config" if "+json" in blob.media_type else "layer")
+    return Transferred(digest=blob.digest, title=title, action=action, done=done, total=blob.size)
 
 
 class Held:

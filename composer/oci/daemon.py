@@ -11,14 +11,17 @@ Source: the Docker Engine API 1.41.
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, Final, Self
 
 import docker
@@ -29,7 +32,7 @@ from urllib3.exceptions import HTTPError
 from composer.errors import BuildFailed, Corrupt, Denied, NoRoom, NotFound, TricomposeError, Unreachable
 from composer.events import Emit, Logged, Transferred
 from composer.oci.archive import open_docker_archive, plan_archive, stream_archive
-from composer.oci.copy import Contents, Stack, choose, survey
+from composer.oci.copy import Contents, Held, Stack, choose, moved, survey, told
 from composer.oci.image import INDEXES, Descriptor, Platform
 from composer.oci.layout import LayoutReader, begin_file, room, sweep, write_all
 from composer.oci.names import Reference
@@ -40,6 +43,7 @@ _SILENCE: Final = 1800
 
 _REPOSITORY: Final = "tricompose"
 _SPOOL: Final = "docker-save-"
+_ASKED: Final = re.compile(rf"/v2/{_REPOSITORY}/(manifests|blobs)/(sha256:[0-9a-f]{{64}})")
 _ATTEMPTS: Final = 2
 """How often a blob may come corrupt before the pull is given up; the engine itself asks again."""
 
@@ -67,7 +71,7 @@ class Engine:
         """What the engine says of an image. Raises `NotFound` with the nearest name."""
         try:
             with self._errors():
-                found: Mapping[str, Any] = self._client.api.inspect_image(name)
+                found: Mapping[str, Any] = self._client.api.inspect_image(name)  # type: ignore[no-untyped-call]
                 return found
         except NotFound as error:
             near = difflib.get_close_matches(name, self._names(), n=1, cutoff=0.5)
@@ -76,17 +80,19 @@ class Engine:
 
     def save(self, name: str) -> Iterator[bytes]:
         """The archive of an image, as it comes."""
-        with self._errors():
-            yield from self._client.api.get_image(name, chunk_size=CHUNK)
+        with self._ask("GET", "images/get", {"names": name}) as said:
+            yield from said.iter_content(CHUNK)
 
-    def pull(self, name: str) -> Iterator[Mapping[str, Any]]:
-        """Let the engine pull, and give what it says meanwhile. Raises what it reports; ended early, it stops."""
+    def pull(self, name: str) -> Generator[Mapping[str, Any]]:
+        """Let the engine pull `name@digest`, and give what it says meanwhile. Closed early, it stops."""
         repository, _, digest = name.partition("@")
-        return self._post("images/create", {"fromImage": repository, "tag": digest}, None)
+        with self._ask("POST", "images/create", {"fromImage": repository, "tag": digest}) as said:
+            yield from _events(said)
 
-    def load(self, archive: Iterator[bytes]) -> Iterator[Mapping[str, Any]]:
+    def load(self, archive: Iterator[bytes]) -> Generator[Mapping[str, Any]]:
         """Give the engine an archive. Raises what it reports, and what `archive` raises."""
-        return self._post("images/load", {}, archive)
+        with self._ask("POST", "images/load", {}, archive) as said:
+            yield from _events(said)
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Name an image; the name is taken from whatever had it."""
@@ -106,20 +112,19 @@ class Engine:
         with self._errors():
             return [name for image in self._client.api.images() for name in image.get("RepoTags") or ()]
 
-    def _post(
-        self, path: str, parameters: Mapping[str, str], data: Iterator[bytes] | None
-    ) -> Iterator[Mapping[str, Any]]:
-        """The words of the engine, one by one. The SDK has this too, but no way to end it early."""
+    @contextmanager
+    def _ask(
+        self, method: str, path: str, parameters: Mapping[str, str], data: Iterator[bytes] | None = None
+    ) -> Iterator[requests.Response]:
+        """An answer that streams. The SDK has these calls too, but no way to end one early."""
         api = self._client.api
         url = f"{api.base_url}/v{api.api_version}/{path}"
-        with self._errors(), closing(api.post(url, params=parameters, data=data, stream=True, timeout=_SILENCE)) as said:
-            if said.status_code >= 400:
-                raise APIError(said.reason, response=said, explanation=_explanation(said))
-            for line in said.iter_lines():
-                event = json.loads(line)
-                if "error" in event:
-                    raise _meaning(str(event["error"]))
-                yield event
+        with self._errors():
+            said = api.request(method, url, params=parameters, data=data, stream=True, timeout=_SILENCE)
+            with closing(said):
+                if said.status_code >= 400:
+                    raise APIError(said.reason, response=said, explanation=_explanation(said))
+                yield said
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -140,11 +145,13 @@ class Engine:
             return Denied(f"this user may not talk to the Docker Engine at {self._host}", hint=hint)
         hint = "sudo systemctl start docker" if self.local else f"is {self._host} right? DOCKER_HOST names it"
         reason = next((str(cause) for cause in _causes(error) if isinstance(cause, OSError) and cause.errno), "")
-        return Unreachable(f"the Docker Engine at {self._host} cannot be reached: {_line(reason or str(error))}", hint=hint)
+        return Unreachable(
+            f"the Docker Engine at {self._host} cannot be reached: {_line(reason or str(error))}", hint=hint
+        )
 
 
 class DaemonStore:
-    """An image in the Docker Engine, as a `Store`: saved to a file in `scratch` when it is first asked for."""
+    """An image in the Docker Engine, as a `Store`: saved to a file in `scratch` when it is first resolved."""
 
     def __init__(self, reference: Reference, *, scratch: Path, emit: Emit) -> None:
         self.label = f"docker-daemon:{reference.place}"
@@ -152,14 +159,14 @@ class DaemonStore:
         self._scratch = scratch
         self._emit = emit
         self._engine = Engine()
-        self._saved: dict[str, tuple[Path, LayoutReader]] = {}
+        self._saved: dict[str, tuple[io.FileIO, Path, LayoutReader]] = {}
 
     def resolve(self, name: str) -> Descriptor:
-        """The image of a tag or an image ID. Saves it, which moves all of its bytes. Raises `NotFound`."""
+        """The image of a tag or an image ID. Saves it, which moves all of its bytes. Raises `NotFound`, `NoRoom`."""
         full = _full_name(self._place, name)
         if full not in self._saved:
-            self._saved[full] = self._save(full)
-        return self._saved[full][1].resolve("")
+            self._save(full)
+        return self._saved[full][2].resolve("")
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         """The raw bytes of a manifest of what was resolved. Raises `NotFound`, `Corrupt`."""
@@ -167,7 +174,7 @@ class DaemonStore:
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether the blob is in what was resolved."""
-        return bool(self._saved) and self._images().has(descriptor)
+        return self._images().has(descriptor)
 
     def read(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The blob in pieces, verified. Raises `NotFound`, `Corrupt`."""
@@ -177,21 +184,242 @@ class DaemonStore:
         """Remove what was saved."""
         self._engine.close()
         while self._saved:
-            self._saved.popitem()[1][0].unlink(missing_ok=True)
+            file, path, _ = self._saved.popitem()[1]
+            path.unlink(missing_ok=True)
+            file.close()
 
     def _images(self) -> Stack:
-        return Stack(*(reader for _, reader in self._saved.values()))
+        return Stack(*(reader for _, _, reader in self._saved.values()), Held({}))
 
-    def _save(self, name: str) -> tuple[Path, LayoutReader]:
+    def _save(self, name: str) -> None:
         image = self._engine.inspect(name)
         with room(self._scratch):
             self._scratch.mkdir(parents=True, exist_ok=True)
             sweep(file for file in self._scratch.iterdir() if file.name.startswith(_SPOOL))
             handle, path = begin_file(self._scratch, _SPOOL)
+        file = io.FileIO(handle, "wb")
         try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                self._spool(image, file)
-            return path, open_docker_archive(path, label=f"docker-daemon:{name}")
+            self._spool(name, image, file)
+            reader = open_docker_archive(path, label=f"docker-daemon:{name}")
         except BaseException:
             path.unlink(missing_ok=True)
+            file.close()
             raise
+        self._saved[name] = (file, path, reader)
+
+    def _spool(self, name: str, image: Mapping[str, Any], file: io.FileIO) -> None:
+        done, about = 0, int(image["Size"])
+        for chunk in self._engine.save(image["Id"]):
+            with room(self._scratch):
+                write_all(file, chunk)
+            done += len(chunk)
+            total = max(done, about)
+            self._emit(Transferred(digest=image["Id"], title=name, action="read", done=done, total=total))
+
+
+class DaemonTarget:
+    """A name in the Docker Engine for an image to be put under. Of an index the engine takes its own platform."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.label = f"docker-daemon:{reference.place}"
+        self._place = reference.place
+        self._engine = Engine()
+
+    def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
+        """Give the engine the image, all of it or nothing. The engine itself decides how much moves at once."""
+        if root.media_type in INDEXES:
+            root, _ = choose(source, root, [self._engine.platform()])
+        contents = survey(source, root)
+        if not (self._engine.local and self._pull(contents, source, name, emit)):
+            self._load(contents, source, name, emit)
+        return contents.root.descriptor
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._engine.close()
+
+    def _pull(self, contents: Contents, source: Store, name: str, emit: Emit) -> bool:
+        """Have the engine pull from us. False if it never came: then it is not on this machine after all."""
+        with _Loopback(contents, source, emit) as registry:
+            try:
+                with closing(self._engine.pull(registry.name)) as events:
+                    for event in events:
+                        registry.watch(event)
+                self._engine.tag(registry.name, self._place, name)
+            except TricomposeError as error:
+                if registry.failure:
+                    raise registry.failure from error
+                if registry.asked:
+                    raise
+                emit(Logged(text="the engine cannot reach this process, so all layers are sent", source="docker"))
+                return False
+            finally:
+                with suppress(TricomposeError):
+                    self._engine.forget(registry.name)
+        return True
+
+    def _load(self, contents: Contents, source: Store, name: str, emit: Emit) -> None:
+        archive = plan_archive(contents, tag=name, full_name=_full_name(self._place, name))
+        data = stream_archive(archive, contents, lambda blob: told(source.read(blob), blob, emit))
+        with closing(self._engine.load(data)) as events:
+            for event in events:
+                if text := str(event.get("stream") or "").strip():
+                    emit(Logged(text=text, source="docker"))
+
+
+class _Loopback:
+    """A registry on the loopback that has one image, and gives each blob from the source when it is asked for.
+
+    `asked` says whether the engine ever came, `failure` what went wrong with the source: the engine would only say
+    that an answer broke off.
+    """
+
+    def __init__(self, contents: Contents, source: Store, emit: Emit) -> None:
+        self.asked = False
+        self.failure: BaseException | None = None
+        self._root = contents.root.descriptor
+        self._manifests = {manifest.descriptor.digest: manifest for manifest in contents.manifests}
+        self._blobs = {blob.digest: blob for blob in contents.blobs}
+        self._source = source
+        self._emit = emit
+        self._corrupt: Counter[str] = Counter()
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
+
+    @property
+    def name(self) -> str:
+        """What the engine is to pull."""
+        return f"127.0.0.1:{self._server.server_port}/{_REPOSITORY}@{self._root.digest}"
+
+    def __enter__(self) -> Self:
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def watch(self, event: Mapping[str, Any]) -> None:
+        """Tell of a layer that the engine has, and raise the source's failure as soon as there is one."""
+        if self.failure:
+            raise self.failure
+        if event.get("status") == "Already exists":
+            for blob in self._blobs.values():
+                if blob.digest.startswith(f"sha256:{event['id']}"):
+                    self._emit(moved(blob, "skipped", blob.size))
+
+    def find(self, kind: str, digest: str) -> Descriptor | None:
+        """The descriptor of something that this registry has."""
+        if kind == "blobs":
+            return self._blobs.get(digest)
+        manifest = self._manifests.get(digest)
+        return manifest.descriptor if manifest else None
+
+    def read(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """The bytes of what was found. What goes wrong is kept in `failure`; the engine sees a short answer."""
+        if manifest := self._manifests.get(descriptor.digest):
+            yield manifest.raw
+            return
+        try:
+            yield from told(self._source.read(descriptor), descriptor, self._emit)
+        except Corrupt as error:
+            self._corrupt[descriptor.digest] += 1
+            if self._corrupt[descriptor.digest] >= _ATTEMPTS:
+                self.failure = error
+        except Exception as error:  # noqa: BLE001 - raised by `watch`, in the thread that asked for the image
+            self.failure = error
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """What an engine asks a registry when it pulls by digest."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 600
+
+    def __init__(self, registry: _Loopback, *arguments: object) -> None:
+        self._registry = registry
+        super().__init__(*arguments)  # type: ignore[arg-type]  # as the server gives them
+
+    def do_HEAD(self) -> None:
+        """What a GET would say of it."""
+        self._answer()
+
+    def do_GET(self) -> None:
+        """A manifest or a blob by its digest."""
+        found = self._answer()
+        if found is None:
+            return
+        left = found.size
+        for chunk in self._registry.read(found):
+            try:
+                self.wfile.write(chunk)
+            except OSError:  # the engine went away
+                break
+            left -= len(chunk)
+        self.close_connection = left != 0
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
+        """Say nothing: what matters is raised."""
+
+    def _answer(self) -> Descriptor | None:
+        """Send the head of the answer, and give what is to be its body."""
+        self._registry.asked = True
+        asked = _ASKED.fullmatch(self.path)
+        found = self._registry.find(*asked.groups()) if asked else None
+        self.send_response(200 if found or self.path == "/v2/" else 404)
+        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        self.send_header("Content-Length", str(found.size if found else 0))
+        if found:
+            self.send_header("Content-Type", found.media_type)
+            self.send_header("Docker-Content-Digest", found.digest)
+        self.end_headers()
+        return found
+
+
+def _full_name(place: str, name: str) -> str:
+    """What Docker calls it: an image ID stands alone."""
+    if name.startswith("sha256:"):
+        return f"{place}@{name}" if place else name
+    return f"{place}:{name}"
+
+
+def _events(said: requests.Response) -> Iterator[Mapping[str, Any]]:
+    for line in said.iter_lines():
+        event = json.loads(line)
+        if "error" in event:
+            raise _meaning(_line(str(event["error"])))
+        yield event
+
+
+def _explanation(said: requests.Response) -> str:
+    try:
+        return str(said.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return said.text or said.reason
+
+
+def _meaning(message: str) -> TricomposeError:
+    """The error that an engine's message stands for. The engine has no codes for these."""
+    if "no space left" in message:
+        return NoRoom(f"the Docker Engine has no space left: {message}", hint="docker system df; docker image prune")
+    if re.search(r"unauthorized|denied|forbidden", message):
+        return Denied(f"the Docker Engine was refused: {message}", hint="docker login")
+    if re.search(r"dial tcp|i/o timeout|no such host|connection refused", message):
+        return Unreachable(f"the Docker Engine could not reach a host: {message}")
+    return BuildFailed(f"the Docker Engine failed: {message}", hint="its log says more: journalctl -u docker")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, and what it was made of, as requests and urllib3 wrap them."""
+    while error is not None:
+        yield error
+        wrapped = (argument for argument in error.args if isinstance(argument, BaseException))
+        reason = getattr(error, "reason", None)
+        error = next(wrapped, None) or (reason if isinstance(reason, BaseException) else None) or error.__context__

@@ -20,9 +20,11 @@ from composer.oci.copy import transfer
 from composer.oci.credentials import DOCKER_HUB, Credentials
 from composer.oci.image import INDEXES, MANIFESTS, Descriptor, sha256
 from composer.oci.names import Reference
+from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import Store, verified
+from composer.oci.tokens import Scopes
 from composer.oci.upload import Manners, Upload
-from composer.oci.wire import Interrupted, Patience, Scopes, Wire, discard
+from composer.oci.wire import Wire, discard
 
 PATIENCE: Final = 120.0
 """Seconds for which something is tried again without any gain."""

@@ -16,7 +16,9 @@ import requests
 
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unreachable
 from composer.oci.image import Descriptor
-from composer.oci.wire import Interrupted, Patience, Wire, detail, discard
+from composer.oci.patience import Interrupted, Patience
+from composer.oci.tokens import Scopes
+from composer.oci.wire import Wire, detail, discard
 
 _PIECE: Final = 1 << 16
 """Bytes handed to the socket at once: its time limit is for all of them, and slow lines are no stalled ones."""
@@ -46,7 +48,7 @@ class Upload:
         self._repository = repository
         self._descriptor = descriptor
         self._manners = manners
-        self._scopes: tuple[str, ...] = (f"repository:{repository}:pull,push",)
+        self._scopes: Scopes = (f"repository:{repository}:pull,push",)
         self._what = f"an upload of {descriptor.digest} to {repository}"
         self._session: str | None = None
         self._place = 0
@@ -96,7 +98,7 @@ class Upload:
             patience.wait(cut)
             return self._wire.persist(lambda: self._take_stock(patience), patience)
 
-    def _begin(self, query: str, scopes: tuple[str, ...]) -> bool:
+    def _begin(self, query: str, scopes: Scopes) -> bool:
         """Open a session. True if there is no need for one, as the blob has been mounted."""
         response = self._wire.attempt(
             "POST", f"{self._repository}/blobs/uploads/{query}", scopes=scopes, what=self._what, accept=(201, 202)

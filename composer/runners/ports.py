@@ -1,4 +1,4 @@
-"""Where a server listens: what its command line says, and what to add so that it listens elsewhere."""
+"""What an image starts and where that listens, and what to add so that it listens elsewhere."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from contextlib import ExitStack, closing
 from typing import Final
 
 from composer.errors import Unplannable
+from composer.oci.image import Image
 
 HOST: Final = "127.0.0.1"
 """A server that is proved is reachable from this machine only."""
 
 DEFAULTS: Final[Mapping[str, int]] = {"http": 8000, "grpc": 8001, "metrics": 8002}
 """Triton's own ports. Source: `tritonserver --help`."""
+
+
+def command_of(image: Image) -> list[str]:
+    """The words of the image's entrypoint and command. Raises `Unplannable` if it has neither."""
+    settings = image.config.get("config") or {}
+    command = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
+    if not command:
+        raise Unplannable("the image starts nothing: it has neither entrypoint nor command")
+    return command
 
 
 def starts_triton(command: Sequence[str]) -> bool:

@@ -90,7 +90,7 @@ class RootfsRunner:
         with _workspace() as folder:
             root = folder / "rootfs"
             unpack(image, store, root, emit=emit)
-            command, chosen = _placed(_command(image), ports)
+            command, chosen = _placed(port_rules.command_of(image), ports)
             spec = _spec(image, root, command, run.shm_size)
             emit(Logged(text=f"starting on the host's network: {' '.join(command)}", source=self.name))
             with _started(spec, folder / "log", chosen) as server:
@@ -173,14 +173,6 @@ def _refuse_foreign(image: Image) -> None:
             f"the image is for {image.platform}, this machine is {machine}",
             hint="prove it on such a machine, or with Docker and QEMU: --runner docker",
         )
-
-
-def _command(image: Image) -> list[str]:
-    settings = image.config.get("config") or {}
-    command = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
-    if not command:
-        raise Unplannable("the image starts nothing: it has neither entrypoint nor command")
-    return command
 
 
 def _placed(command: list[str], ports: Mapping[str, int] | None) -> tuple[list[str], Mapping[str, int]]:

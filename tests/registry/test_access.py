@@ -56,7 +56,7 @@ def test_a_refusal_says_who_we_were_and_how_to_log_in(guarded: Registry, reposit
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(guarded: Registry, repository: str, tmp_path: Path) -> None:
     place, credentials = f"{guarded.host}/{repository}", login(tmp_path, guarded.host)
-    with pytest.raises(Unreachable, match="certificate of .* is not trusted") as caught:
+    with pytest.raises(Unreachable, match=r"certificate of .* is not trusted") as caught:
         store_at(place, credentials=credentials).resolve("1")
     assert f"--insecure {guarded.host}" in (caught.value.hint or "")
     assert "ca_bundle" in (caught.value.hint or "")
@@ -137,7 +137,7 @@ def test_a_mount_asks_for_both_repositories(tokened: Registry, tokens: TokenServ
 
 
 def test_a_token_that_runs_out_on_the_way_is_renewed(tokened: Registry, tokens: TokenService, tmp_path: Path) -> None:
-    """The token is good for a minute as it says, but the registry takes it three times only."""
+    """Whatever the token says of its lifetime, a 401 ends it."""
     data = b"x" * 300_000
     blob = Descriptor.of(data, f"{OCI_LAYER}+gzip")
     challenge = (("WWW-Authenticate", f'Bearer realm="{tokens.realm}",service="tests"'),)
@@ -149,7 +149,7 @@ def test_a_token_that_runs_out_on_the_way_is_renewed(tokened: Registry, tokens: 
             store.write(blob, lambda: iter([data]))
             assert store.has(blob)
             assert len(tokens.asked) == 3
-            assert proxy.count(method, "") == 2 + (method == "HEAD")
+            assert proxy.count(method, "") == 2
 
 
 def test_a_registry_that_always_says_401_is_denied(tokened: Registry, tokens: TokenService, tmp_path: Path) -> None:
@@ -161,9 +161,8 @@ def test_a_registry_that_always_says_401_is_denied(tokened: Registry, tokens: To
         assert proxy.count("HEAD", "") == 2
 
 
-def test_nobody_else_is_told_who_we_are(guarded: Registry, tokened: Registry, tmp_path: Path) -> None:
+def test_nobody_else_is_told_who_we_are(tokened: Registry, tmp_path: Path) -> None:
     """A blob that is kept elsewhere is fetched there, without our name."""
-    credentials = login(tmp_path, "unused")
     with Proxy(tokened.port) as elsewhere, Proxy(tokened.port, [Redirect(port=elsewhere.port)]) as proxy:
         credentials = login(tmp_path, proxy.host)
         store = store_at(f"{proxy.host}/a/e", credentials=credentials)
@@ -183,3 +182,15 @@ def test_a_helper_that_is_missing_leaves_us_anonymous(tokened: Registry, tmp_pat
     credentials = Credentials(files=(config,), emit=warnings.append)
     assert store_at(f"{tokened.host}/a/f", credentials=credentials).resolve("1") == IMAGE.root
     assert len(warnings) == 1
+
+
+def test_a_password_is_not_sent_in_the_clear_for_a_registry_with_tls(tmp_path: Path, tokens: TokenService) -> None:
+    """A registry, or whoever answers for it, must not lead us to a token service without TLS."""
+    with running_registry(tmp_path / "r", tls=True, token=tokens.certificate, realm=tokens.realm) as registry:
+        tokens.asked.clear()
+        store = store_at(
+            f"{registry.host}/a/b", credentials=login(tmp_path, registry.host), ca_bundle=registry.certificate
+        )
+        with pytest.raises(Denied, match="without TLS"):
+            store.resolve("1")
+        assert tokens.asked == []

@@ -22,6 +22,13 @@ DOCKERD = "/usr/sbin/dockerd"
 DOCKER = "/usr/bin/docker"
 """The command line of the same package: another one, of another version, may come first in PATH."""
 
+_OWN_MOUNTS = (
+    *("unshare", "--mount", "--propagation", "private", "sh", "-ec"),
+    'mkdir -p /etc/docker; mount -t tmpfs tmpfs /etc/docker; exec "$@"',
+    "sh",
+)
+"""What an engine mounts goes with it, and the key that it writes to /etc/docker no matter what stays out of there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dockerd:
@@ -74,20 +81,19 @@ def running_dockerd() -> Iterator[Dockerd]:
             _stop(process)
     finally:
         _ip("link", "delete", bridge)
-        _unmount_below(root)
         shutil.rmtree(root)
 
 
 def _start(root: Path, bridge: str) -> subprocess.Popen[bytes]:
     (root / "daemon.json").write_text("{}")
     argv = [
+        *_OWN_MOUNTS,
         DOCKERD,
         f"--config-file={root / 'daemon.json'}",
         f"--data-root={root / 'data'}",
         f"--exec-root={root / 'run'}",
         f"--pidfile={root / 'pid'}",
         f"--host=unix://{root / 'sock'}",
-        f"--deprecated-key-path={root / 'key.json'}",
         f"--bridge={bridge}",
         "--iptables=false",
         "--ip6tables=false",
@@ -130,10 +136,3 @@ def _make_bridge(name: str) -> None:
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-def _unmount_below(root: Path) -> None:
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in reversed(mounts):
-        if Path(mount).is_relative_to(root):
-            subprocess.run(["umount", "--lazy", mount], check=True)

@@ -5,7 +5,7 @@
         assert proxy.bytes_to_client < 2 * size
 
 It speaks plain HTTP/1.1 to both sides. A rule takes hold of the requests that its `method` and `path` match; the first
-that has not run out (`times`) wins.
+that has not run out (`times`) wins, besides `IgnoreRange`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,12 @@ class Redirect(Rule):
     lifetime: int = 1
 
 
-Rules = Cut | CutUpload | Stall | Flip | Answer | IgnoreRange | Redirect
+@dataclass(slots=True, kw_only=True)
+class Lose(Rule):
+    """Pass the request on, and cut the client's connection instead of giving it the answer."""
+
+
+Rules = Cut | CutUpload | Stall | Flip | Answer | IgnoreRange | Redirect | Lose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +191,11 @@ class Proxy:
         headers = dict(http.client.parse_headers(reader).items())
         with self._lock:
             self.requests.append(Request(method=method, path=path, headers=headers, at=time.monotonic()))
-            rule = next((rule for rule in self.rules if rule.takes(method, path)), None)
+            blind = any(isinstance(rule, IgnoreRange) and rule.takes(method, path) for rule in self.rules)
+            rest = (rule for rule in self.rules if not isinstance(rule, IgnoreRange))
+            rule = next((rule for rule in rest if rule.takes(method, path)), None)
+        if blind:
+            headers = {name: value for name, value in headers.items() if name.lower() != "range"}
         body = _Incoming(self, reader, int(headers.get("Content-Length", 0)))
         if not self._ticket_holds(path):
             rule = Answer(status=403)
@@ -232,7 +241,7 @@ class Proxy:
     ) -> bool:
         upstream.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
-            if name.lower() not in _HOP and not (isinstance(rule, IgnoreRange) and name.lower() == "range"):
+            if name.lower() not in _HOP:
                 upstream.putheader(name, value)
         upstream.endheaders()
         for piece in body.pieces(rule.at if isinstance(rule, CutUpload) else None):
@@ -240,6 +249,8 @@ class Proxy:
         if isinstance(rule, CutUpload):
             return False
         with closing(upstream.getresponse()) as response:
+            if isinstance(rule, Lose):
+                return False
             return self._return(client, response, rule, method)
 
     def _return(

@@ -166,7 +166,7 @@ def test_the_file_is_the_same_whatever_the_threads_do(store: LayoutStore, tmp_pa
         write(store, image, tmp_path / f"{jobs}" / "x.tar", "1", jobs=jobs)
     assert (tmp_path / "1/x.tar").read_bytes() == (tmp_path / "6/x.tar").read_bytes()
     contents = survey(store, image.root)
-    streamed = stream_archive(plan_archive(contents, tag="1", full_name="x:1"), contents, store)
+    streamed = stream_archive(plan_archive(contents, tag="1", full_name="x:1"), contents, store.read)
     assert b"".join(streamed) == (tmp_path / "1/x.tar").read_bytes()
 
 

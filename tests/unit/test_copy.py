@@ -271,7 +271,8 @@ put(source.inner, image, "a")
 def slow(descriptor, chunks):
     for chunk in chunks:
         yield chunk
-        print("moving", flush=True)
+        sys.stdout.write("moving\\n")
+        sys.stdout.flush()
         time.sleep(float(sys.argv[3]))
 
 source.meddle = slow

@@ -1,0 +1,100 @@
+"""From a name to the place it names: the table of transports, each opened as a source or as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from composer.errors import Unplannable
+from composer.events import Emit
+from composer.oci.archive import ArchiveTarget, open_docker_archive, open_oci_archive
+from composer.oci.layout import LayoutStore
+from composer.oci.names import Reference
+from composer.oci.store import Store, Target
+
+if TYPE_CHECKING:
+    import requests
+
+    from composer.oci.credentials import Credentials
+    from composer.oci.registry import RegistryStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What opening a place may need. `session` is called only for registries, so that others need no HTTP client.
+
+    `insecure` are the `host[:port]` that may be spoken to without TLS; `scratch` is a directory for large files that
+    are in the way of an image from a Docker Engine.
+    """
+
+    session: Callable[[], requests.Session]
+    credentials: Credentials
+    insecure: frozenset[str]
+    scratch: Path
+    emit: Emit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """How one kind of place is opened."""
+
+    source: Callable[[Reference, Access], Store]
+    target: Callable[[Reference, Access], Target]
+
+
+def open_source(reference: Reference, access: Access) -> Store:
+    """The place to read `reference.name` from. Raises `NotFound`, `Unreachable`, `Denied`, `Corrupt`."""
+    return TRANSPORTS[reference.transport].source(reference, access)
+
+
+def open_target(reference: Reference, access: Access) -> Target:
+    """The place to put something under `reference.name`. Raises `Unreachable`, `Denied`; writes nothing yet."""
+    if reference.digest:
+        hint = str(reference.at(reference.tag or "latest"))
+        raise Unplannable(f"{reference} says what the image is to be, not what to call it", hint=hint)
+    return TRANSPORTS[reference.transport].target(reference, access)
+
+
+def _registry(reference: Reference, access: Access) -> RegistryStore:
+    from composer.oci.registry import RegistryStore
+
+    return RegistryStore(
+        reference,
+        session=access.session(),
+        credentials=access.credentials,
+        insecure=access.insecure,
+        emit=access.emit,
+    )
+
+
+def _daemon_source(reference: Reference, access: Access) -> Store:
+    from composer.oci.daemon import DaemonStore
+
+    return DaemonStore(reference, scratch=access.scratch, emit=access.emit)
+
+
+def _daemon_target(reference: Reference, access: Access) -> Target:
+    from composer.oci.daemon import DaemonTarget
+
+    return DaemonTarget(reference)
+
+
+def _layout(reference: Reference, access: Access) -> LayoutStore:
+    return LayoutStore(Path(reference.place))
+
+
+TRANSPORTS: Final[Mapping[str, Transport]] = {
+    "docker": Transport(source=_registry, target=_registry),
+    "oci": Transport(source=_layout, target=_layout),
+    "oci-archive": Transport(
+        source=lambda reference, _: open_oci_archive(Path(reference.place)),
+        target=lambda reference, _: ArchiveTarget(Path(reference.place), docker=False),
+    ),
+    "docker-archive": Transport(
+        source=lambda reference, _: open_docker_archive(Path(reference.place)),
+        target=lambda reference, _: ArchiveTarget(Path(reference.place), docker=True),
+    ),
+    "docker-daemon": Transport(source=_daemon_source, target=_daemon_target),
+}

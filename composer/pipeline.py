@@ -1,0 +1,341 @@
+"""The story in order: what the commands do. Reads like the README; decides through `plan`, acts through the engine."""
+
+from __future__ import annotations
+
+import platform as host
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from composer.checks import Report, Result, prove
+from composer.engines import direct
+from composer.engines.direct import Built, Workshop
+from composer.errors import CheckFailed, NotFound, Unplannable
+from composer.events import Emit, StageFinished, StageStarted, Warned
+from composer.files import survey_files
+from composer.inventory import CORE, Inventory
+from composer.knowledge import Knowledge
+from composer.lock import Upstream, read_image, resolve
+from composer.models.repository import ModelRepository, survey
+from composer.oci.copy import Held, Stack
+from composer.oci.image import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    Descriptor,
+    Image,
+    Index,
+    Manifest,
+    Platform,
+    make_index,
+    parse_image,
+    parse_manifest,
+)
+from composer.oci.layout import LayoutStore
+from composer.oci.names import Reference
+from composer.oci.store import Store
+from composer.oci.transports import Access, open_source, open_target
+from composer.oci.tree import NeedsLower
+from composer.plan import Plan, make_plan, manner_of, wished
+from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
+from composer.runners import pick
+
+UNPROVED: Final = "not validated"
+PROVED: Final = "passed; gpu unverified"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """How to run, as opposed to what to build: where the cache is, how places are opened, how much at once.
+
+    `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers.
+    """
+
+    cache: Path
+    access: Access
+    jobs: int
+    epoch: int | None
+    knowledge: Reference | None
+    emit: Emit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a build made: the digest of the image or index, its plans, the reports of its proof, where it went."""
+
+    root: Descriptor
+    plans: Sequence[Plan]
+    reports: Mapping[str, Report]
+    delivered: Sequence[str]
+
+
+# -- plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
+    """What building would do, for each platform. No layer is read, unless `scan` says `new` or `all`."""
+    _check(recipe, place.emit)
+    with ExitStack() as stack:
+        shop = _workshop(recipe, (), place, stack)
+        repositories = _survey(recipe)
+        label = UNPROVED if recipe.validation is None else PROVED
+        return tuple(
+            _plan(recipe, each, repositories, place, shop, scan=scan, label=label) for each in recipe.platforms
+        )
+
+
+def _plan(
+    recipe: Recipe,
+    platform: Platform,
+    repositories: Sequence[ModelRepository],
+    place: Workplace,
+    shop: Workshop,
+    *,
+    scan: str,
+    label: str,
+) -> Plan:
+    place.emit(StageStarted(stage="resolve", detail=f"the upstream for {platform}"))
+    upstream = resolve(recipe, platform, lambda reference: open_source(reference, place.access), place.emit)
+    place.emit(StageFinished(stage="resolve", detail=str(upstream.reference)))
+    if scan != "none":
+        _learn(recipe, upstream, repositories, shop, all_layers=scan == "all")
+
+    def decide() -> Plan:
+        return make_plan(
+            recipe,
+            upstream,
+            _inventory(upstream, shop.knowledge),
+            repositories,
+            survey_files(recipe),
+            shop.knowledge.parts,
+            validated=label,
+            epoch=place.epoch,
+        )
+
+    try:
+        return decide()
+    except NeedsLower as path:
+        if scan == "none":
+            raise Unplannable(
+                f"/{path} lies in layers that were never read, and what is asked for depends on it",
+                hint="tricompose plan --scan all ...   (reads them once; build does it by itself)",
+            ) from path
+        _learn(recipe, upstream, repositories, shop, all_layers=True)
+        return decide()
+
+
+def _inventory(upstream: Upstream, knowledge: Knowledge) -> Inventory:
+    known = {layer.digest: knowledge.entries(layer.digest) for layer in upstream.image.layers}
+    return Inventory(
+        image=upstream.image, layers={digest: found for digest, found in known.items() if found is not None}
+    )
+
+
+def _learn(
+    recipe: Recipe, upstream: Upstream, repositories: Sequence[ModelRepository], shop: Workshop, *, all_layers: bool
+) -> None:
+    """Read every layer that nobody has read: those of the base only if all are asked for."""
+    names = {f"{kind}/{name}" for kind, some in wished(recipe, repositories).items() for name in some} | {CORE}
+    for layer in upstream.image.layers:
+        if layer.digest in upstream.base and not all_layers:
+            continue
+        if not shop.knowledge.knows(layer.digest):
+            shop.emit(StageStarted(stage="read", detail=f"{layer.digest[7:19]}: not seen before"))
+            direct.learn(upstream, layer, names.__contains__, recipe.max_layer_size, shop)
+            shop.emit(StageFinished(stage="read", detail=layer.digest[7:19]))
+
+
+# -- build --------------------------------------------------------------------------------------------------------
+
+
+def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], runner: str | None) -> Outcome:
+    """Resolve, plan, compose, prove, deliver. `runner` None leaves the proof out, and the image's label says so.
+
+    Nothing reaches an output before all platforms are built and proved.
+    """
+    _check(recipe, place.emit)
+    proved = recipe.validation is not None and runner is not None
+    with ExitStack() as stack:
+        shop = _workshop(recipe, outputs, place, stack)
+        repositories = _survey(recipe)
+        plans, built = [], []
+        for platform in recipe.platforms:
+            label = PROVED if proved and _runs_here(platform) else UNPROVED
+            made = _plan(recipe, platform, repositories, place, shop, scan="new", label=label)
+            place.emit(StageStarted(stage="compose", detail=f"{len(made.kept)} components for {platform}"))
+            plans.append(made)
+            built.append(direct.build(made, shop))
+            place.emit(StageFinished(stage="compose", detail=built[-1].image.manifest.descriptor.digest))
+        reports = _prove_all(recipe, plans, built, runner, place.emit) if proved else {}
+        root, source = _root(built)
+        for output in outputs:
+            _deliver(source, root, output, place)
+    return Outcome(root=root, plans=plans, reports=reports, delivered=[str(output) for output in outputs])
+
+
+def _check(recipe: Recipe, emit: Emit) -> None:
+    refuse_unbuilt(recipe)
+    for problem in flag_warnings(recipe):
+        emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
+
+
+def _survey(recipe: Recipe) -> tuple[ModelRepository, ...]:
+    return tuple(survey(recipe.base / model.path) for model in recipe.models if model.path is not None)
+
+
+def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
+    cache = LayoutStore.ensure(place.cache)
+    stack.callback(cache.close)
+    published = open_source(place.knowledge, place.access) if place.knowledge else None
+    # What an output holds already need not be made again, only named.
+    places = [open_source(output, place.access) for output in outputs if output.transport in ("docker", "oci")]
+    elsewhere = tuple(places + ([published] if published else []))
+    for store in elsewhere:
+        stack.callback(store.close)
+    knowledge = Knowledge(cache, published=published, emit=place.emit)
+    return Workshop(cache=cache, knowledge=knowledge, elsewhere=elsewhere, emit=place.emit)
+
+
+def _root(built: Sequence[Built]) -> tuple[Descriptor, Store]:
+    """The one image, or an index of several."""
+    if len(built) == 1:
+        return built[0].image.manifest.descriptor, built[0].store
+    manifests = [one.image.manifest for one in built]
+    family = DOCKER_LIST if manifests[0].media_type == DOCKER_MANIFEST else OCI_INDEX
+    entries = [replace(one.image.manifest.descriptor, platform=one.image.platform) for one in built]
+    index = make_index(family, entries)
+    return index.descriptor, Stack(Held({index.descriptor.digest: index.raw}), *(one.store for one in built))
+
+
+def _deliver(source: Store, root: Descriptor, output: Reference, place: Workplace) -> None:
+    place.emit(StageStarted(stage="deliver", detail=str(output)))
+    target = open_target(output, place.access)
+    try:
+        target.receive(source, root, output.tag or "", emit=place.emit, jobs=place.jobs)
+    finally:
+        target.close()
+    place.emit(StageFinished(stage="deliver", detail=f"{output} is {root.digest}"))
+
+
+# -- prove --------------------------------------------------------------------------------------------------------
+
+
+def _runs_here(platform: Platform) -> bool:
+    names = {"x86_64": "amd64", "aarch64": "arm64"}
+    return platform.architecture == names.get(host.machine(), host.machine())
+
+
+def _prove_all(
+    recipe: Recipe, plans: Sequence[Plan], built: Sequence[Built], runner: str | None, emit: Emit
+) -> Mapping[str, Report]:
+    reports: dict[str, Report] = {}
+    for plan_, one in zip(plans, built, strict=True):
+        platform = one.image.platform
+        if not _runs_here(platform):
+            elsewhere = Result(id="platform", outcome="unverified", message=f"{platform} does not run on this machine")
+            reports[str(platform)] = Report(results=[elsewhere])
+            continue
+        models = [model.name for model in plan_.models]
+        reports[str(platform)] = _prove(one.image, one.store, recipe, models, runner or "auto", emit)
+    for platform_name, report in reports.items():
+        _require(report, platform_name)
+    return reports
+
+
+def _prove(image: Image, store: Store, recipe: Recipe, models: Sequence[str], runner: str, emit: Emit) -> Report:
+    chosen = pick(runner)
+    emit(StageStarted(stage="validate", detail=f"with {chosen.name}"))
+    with chosen.start(image, store, recipe.run, emit=emit) as running:
+        report = prove(running, recipe.validation or Validate(), models, base=recipe.base, emit=emit)
+    passed = sum(result.outcome == "passed" for result in report.results)
+    emit(StageFinished(stage="validate", detail=f"{passed} of {len(report.results)} checks passed"))
+    return report
+
+
+def _require(report: Report, what: str) -> None:
+    bad = [result for result in report.results if not result.ok]
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise CheckFailed(
+            f"{what}: {bad[0].id}: {bad[0].message}{more}",
+            hint="nothing was delivered; tricompose run starts the image to look at it: tricompose run RECIPE",
+        )
+
+
+def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runner: str) -> Report:
+    """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
+    _check(recipe, place.emit)
+    models = [model.name for repository in _survey(recipe) for model in repository.models]
+    reference = image or _first_output(recipe)
+    store = open_source(reference, place.access)
+    try:
+        chosen = next((each for each in recipe.platforms if _runs_here(each)), recipe.platforms[0])
+        found = read_image(store, store.resolve(reference.name), chosen)
+        return _prove(found, store, recipe, models, runner, place.emit)
+    finally:
+        store.close()
+
+
+def _first_output(recipe: Recipe) -> Reference:
+    if not recipe.outputs:
+        raise NotFound("the recipe has no outputs, so there is no image to start", hint="--image TRANSPORT:NAME")
+    return recipe.place(recipe.outputs[0])
+
+
+# -- the rest -----------------------------------------------------------------------------------------------------
+
+
+def run(
+    image: Reference,
+    options: Run,
+    place: Workplace,
+    *,
+    runner: str,
+    serve: Callable[[str, Callable[[], int | None]], None],
+) -> None:
+    """Start an image on the ports of `options`; `serve` is given its address and a way to see it end, and waits."""
+    store = open_source(image, place.access)
+    try:
+        native = Platform(os="linux", architecture="amd64" if host.machine() == "x86_64" else "arm64")
+        found = read_image(store, store.resolve(image.name), native)
+        ports = {"http": options.ports.http, "grpc": options.ports.grpc, "metrics": options.ports.metrics}
+        with pick(runner).start(found, store, options, emit=place.emit, ports=ports) as running:
+            serve(running.http, running.exit_code)
+    finally:
+        store.close()
+
+
+def inspect(image: Reference, place: Workplace) -> tuple[Descriptor, tuple[Image, ...]]:
+    """What a name means, and the images of all its platforms. No layer is read."""
+    store = open_source(image, place.access)
+    try:
+        root = store.resolve(image.name)
+        parsed = parse_manifest(store.manifest(root), root.media_type)
+        entries = parsed.images() if isinstance(parsed, Index) else (root,)
+        found = (parse_manifest(store.manifest(entry), entry.media_type) for entry in entries)
+        images = (one for one in found if isinstance(one, Manifest))
+        return root, tuple(_whole(store, manifest) for manifest in images)
+    finally:
+        store.close()
+
+
+def _whole(store: Store, manifest: Manifest) -> Image:
+    return parse_image(manifest, b"".join(store.read(manifest.config)))
+
+
+def publish_knowledge(recipe: Recipe, target: Reference, place: Workplace) -> int:
+    """Push what the cache knows of a recipe's upstream, so that others need not read it. How many artifacts went."""
+    with ExitStack() as stack:
+        shop = _workshop(recipe, (), place, stack)
+        count = 0
+        for platform in recipe.platforms:
+            upstream = resolve(recipe, platform, lambda reference: open_source(reference, place.access), place.emit)
+            layers = [layer.digest for layer in upstream.image.layers]
+            sink = open_target(target, place.access)
+            stack.callback(sink.close)
+            count += shop.knowledge.publish(
+                layers, [manner_of(recipe.max_layer_size, None)], sink, Stack(shop.cache, *shop.elsewhere), place.jobs
+            )
+    return count

@@ -1,0 +1,386 @@
+"""Real servers, started without Docker, and what the checks say of models that are ready but do not serve."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from composer.checks import Report, Result, prove
+from composer.errors import Unplannable
+from composer.events import Event, Warned, ignore
+from composer.recipe import Run, Validate, parse_recipe
+from composer.runners import Running, pick
+from composer.runners.ports import free_ports, listened
+from composer.runners.rootfs import RootfsRunner
+from tests.triton.images import Bench, python_model
+
+pytestmark = pytest.mark.triton
+
+AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+"""Makes a process that is an ordinary user, whoever we are."""
+
+INPUT, OUTPUT = {"X": "FP32 [2]"}, {"Y": "FP32 [2]"}
+
+
+def each(returned: str) -> str:
+    return f"def execute(self, requests):\n    return [{returned} for request in requests]"
+
+
+INTS = {"A": "INT32 [4]", "B": "INT32 [4]"}
+ADD = python_model(
+    "add", each("answer(Y=tensor(request, 'A') + tensor(request, 'B'))"), INTS, {"Y": "INT32 [4]"}, batch=8
+)
+UPPER = "answer(Y=np.char.upper(tensor(request, 'X').astype(str)).astype(object))"
+GOOD = {
+    **ADD,
+    **python_model(
+        "half", each("answer(Y=tensor(request, 'X') * np.float16(2))"), {"X": "FP16 [2]"}, {"Y": "FP16 [2]"}
+    ),
+    **python_model("upper", each(UPPER), {"X": "STRING [2]"}, {"Y": "STRING [2]"}),
+}
+ILL = {
+    **python_model("dtype", each("answer(Y=tensor(request, 'X').astype(np.float64))"), INPUT, OUTPUT),
+    **python_model("shape", each("answer(Y=np.zeros(3, np.float32))"), INPUT, OUTPUT),
+    **python_model("other", each("answer(Z=tensor(request, 'X'))"), INPUT, OUTPUT),
+    **python_model("nan", each("answer(Y=tensor(request, 'X') * np.float32('nan'))"), INPUT, OUTPUT),
+    **python_model("silent", "def execute(self, requests):\n    return None", INPUT, OUTPUT),
+    **python_model("raises", "def execute(self, requests):\n    raise ValueError('no luck')", INPUT, OUTPUT),
+    **python_model("dies", "def execute(self, requests):\n    os._exit(3)", INPUT, OUTPUT),
+    **python_model("idle", "pass", INPUT, OUTPUT),
+}
+
+
+def check(model: str, expected: str, name: str = "", sent: str = "X: {dtype: FP32, shape: [2], data: [1, 2]}") -> str:
+    return f"""
+    - id: {name or model}
+      model: {model}
+      request: {{inputs: {{{sent}}}, timeout: 3s}}
+      expect: {{outputs: {{{expected}}}}}"""
+
+
+def validation(checks: str, more: str = "", startup: str = "{deadline: 60s, stall: 30s}") -> Validate:
+    text = f'triton: "24.10"\nbackends: [python]\nvalidate:\n  startup: {startup}\n{more}  checks:{checks}\n'
+    wanted = parse_recipe(text, path=Path("recipe.yaml"), environ={}).validation
+    assert wanted
+    return wanted
+
+
+A, B = (
+    "A: {dtype: INT32, shape: [1, 4], data: [1, 2, 3, 4]}",
+    "B: {dtype: INT32, shape: [1, 4], data: [10, 20, 30, 40]}",
+)
+SUM = check("add", "Y: {equals: [[11, 22, 33, 44]]}", "sum", f"{A}, {B}")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where servers are unpacked. After each test nothing of them may be left: no file, no mount, no process."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    assert _servers(folder) == []
+    assert list(folder.iterdir()) == []
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+
+
+def _servers(folder: Path) -> list[str]:
+    """Processes whose root was below a folder when they were started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder) in (process / "mountinfo").read_text().split("\n", 1)[0]:
+                found.append(process.name)
+    return found
+
+
+def _is_first(pid: str) -> bool:
+    """Whether a process is number 1 of its container."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^NSpid:.*\t1$", status, re.MULTILINE) is not None
+
+
+@contextmanager
+def started(bench: Bench, models: dict[str, str], *flags: str) -> Iterator[Running]:
+    """A server that serves `models`."""
+    with RootfsRunner().start(bench.image(models, *flags), bench.store, Run(), emit=ignore) as running:
+        yield running
+    assert running.exit_code() is not None
+
+
+def proved(running: Running, wanted: Validate, *models: str) -> Report:
+    return prove(running, wanted, models, base=Path(), emit=ignore)
+
+
+def result(report: Report, name: str) -> Result:
+    return next(one for one in report.results if one.id == name)
+
+
+def test_a_good_image_is_proved(bench: Bench, scratch: Path) -> None:
+    checks = SUM + check("half", "Y: {equals: [3, 0.2]}", sent="X: {dtype: FP16, shape: [2], data: [1.5, 0.1]}")
+    checks += check("upper", "Y: {equals: [AB, É]}", sent="X: {dtype: BYTES, shape: [2], data: [ab, é]}")
+    checks += check(
+        "add", "Y: {equals: [[2, 2, 2, 2]]}", "refused", "A: {dtype: INT32, shape: [1, 3], data: [1, 2, 3]}"
+    )
+    with started(bench, GOOD) as running:
+        report = proved(running, validation(checks, "  after: [health, sum]\n"), "add", "half", "upper")
+        assert requests.get(running.metrics, timeout=5).text.count("nv_inference_request_success")
+        assert "Started GRPCInferenceService at " + running.grpc in running.logs()
+        assert running.exit_code() is None
+        (inner,) = [Path(f"/proc/{pid}/root/dev/shm") for pid in _servers(scratch) if _is_first(pid)]
+        regions = {path.name for path in inner.iterdir()}
+        assert regions
+        assert not regions & {path.name for path in Path("/dev/shm").iterdir()}
+    outcomes = {one.id: one.outcome for one in report.results}
+    assert outcomes == {
+        "ready": "passed",
+        "models": "passed",
+        "sum": "passed",
+        "half": "passed",
+        "upper": "passed",
+        "refused": "failed",
+        "gpu": "unverified",
+        "after:ready": "passed",
+        "after:models": "passed",
+        "after:sum": "passed",
+    }
+    assert result(report, "refused").message.startswith("HTTP 400: ")
+    assert report.server == "triton 2.51.0"
+
+
+def test_models_that_are_ready_and_do_not_serve(bench: Bench) -> None:
+    """Triton calls every one of them ready. Each fails, in words of its own."""
+    expected = "Y: {allclose: {values: [1, 2]}}"
+    names = sorted({path.partition("/")[0] for path in ILL})
+    with started(bench, ILL) as running:
+        report = proved(running, validation("".join(check(name, expected) for name in names)), *names)
+        assert requests.get(f"{running.http}/v2/health/ready", timeout=5).status_code == 200
+    assert result(report, "models").outcome == "passed"
+    words = {
+        "dtype": "output Y: its datatype is FP64, the model's configuration says FP32",
+        "shape": "output Y: its shape is [3], the model's configuration says [2]",
+        "other": "output Y is missing: the answer has no outputs",
+        "nan": "output Y: allclose: at [0] 1 is expected, it is nan",
+        "silent": "no answer within 3 s; the server counts the request as answered",
+        "raises": "HTTP 500: Failed to process the request(s) for model 'raises",
+        "dies": "HTTP 500: Failed to process the request(s) for model 'dies",
+        "idle": "HTTP 500: Failed to process the request(s) for model 'idle",
+    }
+    found = {name: result(report, name) for name in names}
+    assert {name: one.outcome for name, one in found.items()} == dict.fromkeys(names, "failed")
+    assert {name: one.message[: len(words[name])] for name, one in found.items()} == words
+    assert len({one.message for one in found.values()}) == len(words)
+
+
+def test_a_model_that_does_not_load(bench: Bench) -> None:
+    bad = python_model("bad", "def initialize(self, args):\n    import not_there", INPUT, OUTPUT)
+    with started(bench, ADD | bad) as running:
+        report = proved(running, validation(SUM), "add", "bad")
+    ready = result(report, "ready")
+    assert ready.outcome == "failed"
+    assert ready.message.startswith("the server ended with status 1; bad: ")
+    assert "No module named 'not_there'" in ready.message
+    assert [one.outcome for one in report.results[1:]] == ["skipped"] * 3
+
+
+def test_a_model_that_does_not_load_in_a_server_that_does_not_mind(bench: Bench) -> None:
+    bad = {"bad/config.pbtxt": 'name: "good" backend: "python"', "bad/1/model.py": ""}
+    with started(bench, ADD | bad, "--exit-on-error=false") as running:
+        report = proved(running, validation(SUM), "add", "bad")
+    assert result(report, "ready").outcome in ("passed", "failed")
+    models = [one for one in report.results if one.id in ("ready", "models") and one.outcome == "failed"]
+    assert len(models) == 1
+    assert "bad" in models[0].message
+    assert not report.ok
+
+
+def test_a_server_that_hangs_is_given_up(bench: Bench) -> None:
+    hangs = python_model("hangs", "def initialize(self, args):\n    time.sleep(600)", INPUT, OUTPUT)
+    begun = time.monotonic()
+    with started(bench, ADD | hangs) as running:
+        report = proved(running, validation(SUM, startup="{deadline: 60s, stall: 3s}"), "add", "hangs")
+    assert result(report, "ready").message == (
+        "the server made no progress for 3 s; these models never finished loading: hangs version 1"
+    )
+    assert time.monotonic() - begun < 40
+
+
+def test_an_empty_repository_proves_nothing_though_it_is_ready(bench: Bench) -> None:
+    with started(bench, {"README": ""}) as running:
+        report = proved(running, validation(SUM), "add")
+    assert result(report, "ready").outcome == "passed"
+    assert result(report, "models").message == "add is not in the server's repository"
+    assert not report.ok
+
+
+def test_a_command_that_is_not_there(bench: Bench) -> None:
+    image = bench.image({}, command=("no-such-server",))
+    with RootfsRunner().start(image, bench.store, Run(), emit=ignore) as running:
+        report = proved(running, validation(SUM), "add")
+    assert result(report, "ready").outcome == "failed"
+    assert "no-such-server" in result(report, "ready").message
+
+
+SHOW = """
+id -u; id -G; pwd; env | sort; hostname; stat -fc %b:%S /dev/shm; grep -E 'CapBnd|NoNewPrivs' /proc/self/status
+ls -A / | tr '\\n' ' '; echo; echo x > /dev/null && echo done; echo processes: /proc/[0-9]*
+echo 1 > /proc/sys/vm/drop_caches
+"""
+
+
+def shown(bench: Bench, user: str = "") -> list[str]:
+    """What a program in the container sees."""
+    image = bench.image({}, command=("/bin/sh", "-c", f'exec /bin/sh -c "$0"; {SHOW}', SHOW), user=user)
+    image = bench.image({}, command=("/bin/sh", "-c", SHOW), user=user)
+    with RootfsRunner().start(image, bench.store, Run(shm_size=1 << 22), emit=ignore) as running:
+        deadline = time.monotonic() + 20
+        while running.exit_code() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return running.logs().splitlines()
+
+
+def test_the_container_is_as_the_image_says_and_nothing_of_the_host(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_HOST", "1")
+    lines = shown(bench, "triton-server")
+    text = "\n".join(lines)
+    assert "1000\n1000\n/opt/tritonserver\n" in text
+    assert "HOME=/home/triton-server" in lines
+    assert "NVIDIA_TRITON_SERVER_VERSION=24.10" in lines
+    assert "SECRET" not in text
+    assert "tricompose" in lines
+    assert f"{(1 << 22) // 4096}:4096" in lines
+    assert "NoNewPrivs:\t1" in lines
+    assert "CapBnd:\t00000000000004fb" in lines
+    assert "done" in lines
+    names = next(line for line in lines if "opt" in line.split() and "etc" in line.split()).split()
+    assert set(names) & {"work", "root", "lost+found"} == {"root"}
+    assert "processes: /proc/1" in lines or "processes: /proc/1 /proc/" in text
+    assert "Permission denied" in text or "Read-only" in text
+
+
+def test_users(bench: Bench) -> None:
+    assert shown(bench, "")[:2] == ["0", "0"]
+    assert shown(bench, "4321:99")[:2] == ["4321", "99"]
+    with pytest.raises(Unplannable, match="'nobody-here'"):
+        shown(bench, "nobody-here")
+    with pytest.raises(Unplannable, match="group 'nothing-here'"):
+        shown(bench, "0:nothing-here")
+
+
+def test_the_ports_that_are_wanted(bench: Bench) -> None:
+    ports = free_ports()
+    image = bench.image(ADD, "--http-port=1")
+    with RootfsRunner().start(image, bench.store, Run(), emit=ignore, ports=ports) as running:
+        assert running.http == f"http://127.0.0.1:{ports['http']}"
+        assert proved(running, validation(SUM), "add").ok
+        with (
+            pytest.raises(Unplannable, match=f"port {ports['http']}, wanted for http"),
+            RootfsRunner().start(image, bench.store, Run(), emit=ignore, ports=ports),
+        ):
+            pytest.fail("two servers on one port")
+
+
+def test_ports_of_a_command() -> None:
+    words = ["tritonserver", "--http-port=1", "--grpc-port", "2", "--http-port=3"]
+    assert listened(words) == {"http": 3, "grpc": 2, "metrics": 8002}
+
+
+def test_a_gpu_is_not_promised(bench: Bench) -> None:
+    events: list[Event] = []
+    with RootfsRunner().start(bench.image(ADD), bench.store, Run(gpus="all"), emit=events.append):
+        pass
+    warned = [event for event in events if isinstance(event, Warned)]
+    assert [event.hint for event in warned] == ["--runner docker"]
+
+
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+from composer.checks import prove
+from composer.events import ignore
+from composer.recipe import Run, parse_recipe
+from composer.runners.rootfs import RootfsRunner
+from tests.triton.images import read_image
+from tests.triton.test_rootfs import SUM, validation
+
+image, store = read_image(sys.argv[1])
+runner = RootfsRunner()
+assert runner.refusal() is None, runner.refusal()
+with runner.start(image, store, Run(), emit=ignore) as running:
+    report = prove(running, validation(SUM), ["add"], base=Path(), emit=ignore)
+    print(json.dumps(report.to_json()), flush=True)
+    if len(sys.argv) > 2:
+        time.sleep(600)
+"""
+
+
+def test_without_root(bench: Bench) -> None:
+    _tagged(bench, "add")
+    argv = [*AS_USER, sys.executable, "-c", SCRIPT, f"oci:{bench.store.path}:add"]
+    ran = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert json.loads(ran.stdout)["ok"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_server_never_outlives_us(bench: Bench, scratch: Path, number: signal.Signals) -> None:
+    _tagged(bench, "add")
+    argv = [sys.executable, "-c", SCRIPT, f"oci:{bench.store.path}:add", "stay"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["ok"] is True
+        assert _servers(scratch)
+        process.send_signal(number)
+        process.wait(30)
+    deadline = time.monotonic() + 10
+    while _servers(scratch) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _servers(scratch)
+    if number == signal.SIGKILL:  # nobody was left to clear up but us
+        for folder in scratch.iterdir():
+            shutil.rmtree(folder)
+
+
+def _tagged(bench: Bench, tag: str) -> None:
+    manifest = bench.image(ADD).manifest
+    bench.store.publish(manifest.raw, manifest.media_type, tag)
+
+
+def test_where_the_kernel_says_no() -> None:
+    """Inside a container that forbids namespaces the runner says so, and `auto` says what to do."""
+    script = """
+from composer.errors import Unplannable
+from composer.runners import pick
+from composer.runners.rootfs import RootfsRunner
+print(RootfsRunner().refusal())
+try:
+    pick("rootfs")
+except Unplannable as error:
+    print(error.message, error.hint)
+"""
+    closed = "echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all"
+    argv = ["unshare", "--user", "--map-root-user", "sh", "-c", f'{closed} "$@"', "sh", sys.executable, "-c", script]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "unshare: " in ran.stdout
+    assert "--no-validate" in ran.stdout
+
+
+def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing")
+    assert pick("auto").name == "rootfs"
+    with pytest.raises(Unplannable, match="docker: "):
+        pick("docker")
