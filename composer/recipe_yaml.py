@@ -180,6 +180,12 @@ class _Reader:
         self.faults.append(Fault(path=own, message=message, hint=hint))
 
 
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 def _integer(text: str) -> int:
     digits = text.replace("_", "")
     return int(digits, 0) if re.match(r"[-+]?0[box]", digits) else int(digits)
@@ -191,7 +197,7 @@ def _float(text: str) -> float:
 
 _SCALARS: Final = {
     "null": lambda text: None,
-    "bool": lambda text: text.lower() in ("true", "yes", "on", "y"),
+    "bool": _bool,
     "int": _integer,
     "float": _float,
 }

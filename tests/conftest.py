@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -35,9 +34,3 @@ def dockerd(docker_engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> Iterator
     docker_engine.remove_everything()
     yield docker_engine
     docker_engine.remove_everything()
-
-
-@pytest.fixture(scope="session")
-def skopeo() -> Path:
-    require("skopeo")
-    return Path(shutil.which("skopeo") or "")

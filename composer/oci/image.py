@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +25,8 @@ DOCKER_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MANIFESTS: Final = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES: Final = (OCI_INDEX, DOCKER_LIST)
 EMPTY_JSON: Final = b"{}"
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def sha256(data: bytes) -> str:
@@ -181,14 +184,15 @@ def parse_manifest(raw: bytes, media_type: str) -> Manifest | Index:
 
 
 def parse_image(manifest: Manifest, config_raw: bytes) -> Image:
-    """Join a manifest and its config. Raises `Corrupt` where they disagree on the number of layers."""
+    """Join a manifest and its config. Raises `Corrupt` where it is no config, or is one of other layers."""
     config = _object(config_raw, "image config")
     try:
-        diff_ids = config["rootfs"]["diff_ids"]
-        agrees = len(diff_ids) == len(manifest.layers) and config["os"] and config["architecture"]
+        diff_ids, platform = config["rootfs"]["diff_ids"], (config["os"], config["architecture"])
     except (KeyError, TypeError) as error:
         raise Corrupt(f"the image config lacks {error}") from error
-    if not agrees:
+    if not (isinstance(diff_ids, list) and all(map(_is_digest, diff_ids)) and all(platform)):
+        raise Corrupt("the image config has a platform or diff IDs that are none")
+    if len(diff_ids) != len(manifest.layers):
         raise Corrupt(f"the manifest has {len(manifest.layers)} layers, its config {len(diff_ids)} diff IDs")
     return Image(manifest=manifest, config_raw=config_raw, config=config)
 
@@ -261,11 +265,10 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
 
 def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
     digest, size = entry["digest"], entry["size"]
-    if not (isinstance(digest, str) and digest.startswith("sha256:") and len(digest) == 71):
+    if not _is_digest(digest):
         raise ValueError(f"digest {digest!r} (only sha256 is read)")
-    if not (isinstance(size, int) and size >= 0):
+    if type(size) is not int or size < 0:
         raise ValueError(f"size {size!r}")
-    int(digest[7:], 16)
     return Descriptor(
         media_type=str(entry["mediaType"]),
         digest=digest,
@@ -274,6 +277,10 @@ def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
         platform=_platform(entry.get("platform")),
         urls=tuple(entry.get("urls") or ()),
     )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def _platform(fields: Mapping[str, Any] | None) -> Platform | None:

@@ -26,6 +26,11 @@ class Raw:
     blob: bytes
     diff_id: str
     media_type: str = "application/vnd.oci.image.layer.v1.tar+gzip"
+    judged: bytes | None = None
+    """The same tar as umoci reads it, where it does not read `blob`."""
+
+    def for_judge(self) -> Raw:
+        return Raw(self.judged or self.blob, self.diff_id)
 
 
 def tar(members: Sequence[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,13 @@ from composer.oci.names import parse_reference
 from composer.oci.unpack import unpack
 from tests.upstream import make
 
-KEPT = ("python", "onnxruntime")
-"""The backends that are real."""
+BALLAST = (
+    "usr/share/doc",
+    "usr/share/locale",
+    "usr/local/lib/python3.11/dist-packages/onnxruntime",
+    "usr/local/cuda-12.6",
+)
+"""What no server here needs, besides all backends but python."""
 
 PYTHON = """\
 import os, time
@@ -81,9 +85,9 @@ def make_bench(folder: Path) -> Bench:
     full, source = read_image(make(folder / "upstream").full)
     root = folder / "root"
     unpack(full, source, root, emit=ignore)
-    for backend in (root / "opt/tritonserver/backends").iterdir():
-        if backend.name not in KEPT:
-            shutil.rmtree(backend)
+    backends = root / "opt/tritonserver/backends"
+    for useless in (*(one for one in backends.iterdir() if one.name != "python"), *(root / path for path in BALLAST)):
+        shutil.rmtree(useless)
     packed = folder / "base.tar"
     with tarfile.open(packed, "w") as tar:
         tar.add(root, arcname=".")
@@ -132,8 +136,3 @@ def _tar(files: Mapping[str, str]) -> bytes:
             member.size, member.mode = len(text.encode()), 0o644
             tar.addfile(member, io.BytesIO(text.encode()))
     return buffer.getvalue()
-
-
-def numbers(values: object) -> str:
-    """A value as YAML would have it."""
-    return json.dumps(values)

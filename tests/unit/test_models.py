@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -370,6 +371,27 @@ def test_bad_text(text: str, where: str, message: str) -> None:
         parse(text, where="config.pbtxt")
     (problem,) = caught.value.problems
     assert (problem.where, problem.message) == (f"config.pbtxt:{where}", message)
+
+
+def test_whatever_is_written_is_read_or_refused() -> None:
+    drawn = random.Random(0)
+    seeds = (EXAMPLES / "add_sub/config.pbtxt").read_text() + 'a < b: "\\x41\\u00e9" c: [1, -2.5e3f, inf] > # d\n'
+    places: list[str] = []
+    for _ in range(2000):
+        text = seeds
+        for _ in range(drawn.randint(1, 4)):
+            at = drawn.randrange(len(text))
+            text = (
+                text[:at]
+                + drawn.choice([*"{}<>[]:,;-'\"\\#\n\a$é", "0x", "1e9", ""])
+                + text[at + drawn.randint(0, 3) :]
+            )
+        try:
+            parse(text, where="c")
+        except RecipeError as error:
+            places += (problem.where for problem in error.problems)
+    assert len(places) > 1000
+    assert all(re.match(r"c:\d+:\d+$", place) for place in places)
 
 
 def test_bad_bytes_and_deep_nesting_are_refused() -> None:

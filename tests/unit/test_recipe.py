@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -325,6 +326,54 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 def test_a_text_as_large_as_is_read_is_read_soon() -> None:
     nested = "a: " + "[" * 500_000
     assert messages(nested) == ["the file is nested too deeply"]
+
+
+def test_whatever_is_written_is_read_or_refused() -> None:
+    """Recipes with random damage: a problem with its place, and never anything else."""
+    drawn = random.Random(0)
+    places: list[str] = []
+    for _ in range(200):
+        text = FULL
+        for _ in range(drawn.randint(1, 4)):
+            at = drawn.randrange(len(text))
+            text = text[:at] + drawn.choice(DAMAGE) + text[at + drawn.choice((0, 0, 1, 5)) :]
+        try:
+            read(text)
+        except RecipeError as error:
+            places += (problem.where for problem in error.problems)
+    assert len(places) > 100
+    assert all(re.match(r"/srv/recipes/r.yaml:\d+:\d+$", place) for place in places)
+
+
+DAMAGE = [
+    *"{}[]:,\"'|>#@`=\n\t\a\ufeff",
+    "  ",
+    "- ",
+    "&a ",
+    "*a",
+    "!!int ",
+    "!!float ",
+    "!!bool ",
+    "!x ",
+    "${",
+    "${A}",
+    "null",
+]
+DAMAGE += [
+    "~",
+    "0x1F",
+    ".nan",
+    "2024-01-01",
+    "? ",
+    "<<: ",
+    "%YAML 1.1\n",
+    "---\n",
+    "1e999",
+    "9" * 5000,
+    "-1",
+    "true",
+    "é",
+]
 
 
 # -- places ---------------------------------------------------------------------------------------
