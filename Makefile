@@ -1,0 +1,45 @@
+# make demo    build a slim image from a real upstream, start it, ask it something
+# make test    the whole suite, against a real registry, Docker Engine and Triton server
+# make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast lint format bench clean help
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(READY): pyproject.toml .ci/python
+	bash .ci/python "$(PYTHON)" "$(VENV)"
+	touch $@
+
+demo: $(READY)
+	@bash .ci/demo
+
+test: $(READY) lint
+	bash .ci/packages
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest tests/unit tests/golden tests/parity
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy composer
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

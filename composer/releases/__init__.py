@@ -1,1 +1,0 @@
-"""Facts per Triton release."""
