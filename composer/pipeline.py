@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import platform as host
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from composer.cache import IMAGE_TAG, default_cache
 from composer.checks import Report, Result, prove
 from composer.engines import direct
 from composer.engines.direct import Built, Workshop
 from composer.errors import CheckFailed, NotFound, Unplannable
-from composer.events import Emit, StageFinished, StageStarted, Warned
+from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
 from composer.lock import Upstream, read_image, resolve
 from composer.models.repository import ModelRepository, survey
+from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
+from composer.oci.credentials import Credentials
 from composer.oci.image import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -40,7 +44,10 @@ from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Plan, make_plan, manner_of, wished
 from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
-from composer.runners import pick
+from composer.runners import Running, pick
+
+if TYPE_CHECKING:
+    import requests
 
 UNPROVED: Final = "not validated"
 PROVED: Final = "passed; gpu unverified"
@@ -60,15 +67,65 @@ class Workplace:
     knowledge: Reference | None
     emit: Emit
 
+    @classmethod
+    def from_environment(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        home: Path,
+        recipe: Recipe | None = None,
+        cache: Path | None = None,
+        jobs: int = 4,
+        insecure: Iterable[str] = (),
+        ca_bundle: Path | None = None,
+        epoch: int | None = None,
+        knowledge: Reference | None = None,
+        emit: Emit = ignore,
+    ) -> Workplace:
+        """The usual workplace: credentials and cache where the environment says; what `recipe` says of the network.
+
+        Hosts are insecure that either names; a `ca_bundle` given here stands in for the recipe's.
+        """
+        said = recipe.network if recipe else None
+        bundle = ca_bundle or (recipe.base / said.ca_bundle if recipe and said and said.ca_bundle else None)
+        where = (cache or default_cache(environ, home)).expanduser().absolute()
+        access = Access(
+            session=lru_cache(lambda: _session(bundle)),
+            credentials=Credentials.from_environment(environ, home=home, emit=emit),
+            insecure=frozenset((*insecure, *(said.insecure if said else ()))),
+            scratch=where / "ingest",
+            emit=emit,
+        )
+        return cls(cache=where, access=access, jobs=jobs, epoch=epoch, knowledge=knowledge, emit=emit)
+
+
+def _session(ca_bundle: Path | None) -> requests.Session:
+    from composer import network
+
+    return network.session(ca_bundle=ca_bundle)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a build made: the digest of the image or index, its plans, the reports of its proof, where it went."""
+    """What a build made: the digest of the image or index, and for each platform its plan and its image.
+
+    `reports` are of its proof, by platform. It went to `delivered`, or where there were no outputs, to `cached`.
+    """
 
     root: Descriptor
     plans: Sequence[Plan]
+    images: Sequence[Image]
     reports: Mapping[str, Report]
     delivered: Sequence[str]
+    cached: Reference | None
+
+
+class Unproved(CheckFailed):
+    """Some checks failed: `reports` holds all of them, by platform."""
+
+    def __init__(self, message: str, *, hint: str, reports: Mapping[str, Report]) -> None:
+        super().__init__(message, hint=hint)
+        self.reports = reports
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -172,7 +229,15 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         root, source = _root(built)
         for output in outputs:
             _deliver(source, root, output, place)
-    return Outcome(root=root, plans=plans, reports=reports, delivered=[str(output) for output in outputs])
+        cached = None if outputs else _keep(source, root, shop.cache, place)
+    return Outcome(
+        root=root,
+        plans=plans,
+        images=[one.image for one in built],
+        reports=reports,
+        delivered=[str(output) for output in outputs],
+        cached=cached,
+    )
 
 
 def _check(recipe: Recipe, emit: Emit) -> None:
@@ -219,6 +284,16 @@ def _deliver(source: Store, root: Descriptor, output: Reference, place: Workplac
     place.emit(StageFinished(stage="deliver", detail=f"{output} is {root.digest}"))
 
 
+def _keep(source: Store, root: Descriptor, cache: LayoutStore, place: Workplace) -> Reference:
+    """Put the whole image into the cache, for want of another place."""
+    place.emit(StageStarted(stage="keep", detail="the recipe has no outputs: the image goes into the cache"))
+    tag = f"{IMAGE_TAG}{root.digest.removeprefix('sha256:')}"
+    cache.receive(source, root, tag, emit=place.emit, jobs=place.jobs)
+    found = Reference(transport="oci", place=str(place.cache), digest=root.digest)
+    place.emit(StageFinished(stage="keep", detail=str(found)))
+    return found
+
+
 # -- prove --------------------------------------------------------------------------------------------------------
 
 
@@ -239,8 +314,7 @@ def _prove_all(
             continue
         models = [model.name for model in plan_.models]
         reports[str(platform)] = _prove(one.image, one.store, recipe, models, runner or "auto", emit)
-    for platform_name, report in reports.items():
-        _require(report, platform_name)
+    _require(reports, recipe)
     return reports
 
 
@@ -254,13 +328,17 @@ def _prove(image: Image, store: Store, recipe: Recipe, models: Sequence[str], ru
     return report
 
 
-def _require(report: Report, what: str) -> None:
-    bad = [result for result in report.results if not result.ok]
+def _require(reports: Mapping[str, Report], recipe: Recipe) -> None:
+    bad = [(platform, result) for platform, report in reports.items() for result in report.results if not result.ok]
     if bad:
+        platform, first = bad[0]
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise CheckFailed(
-            f"{what}: {bad[0].id}: {bad[0].message}{more}",
-            hint="nothing was delivered; tricompose run starts the image to look at it: tricompose run RECIPE",
+        path = recipe.where().rsplit(":", 2)[0]
+        raise Unproved(
+            f"{platform}: {first.id}: {first.message}{more}",
+            hint="nothing was delivered. To look at the image: "
+            f"tricompose build --no-validate -o oci:look {path} && tricompose run oci:look",
+            reports=reports,
         )
 
 
@@ -287,24 +365,31 @@ def _first_output(recipe: Recipe) -> Reference:
 # -- the rest -----------------------------------------------------------------------------------------------------
 
 
-def run(
-    image: Reference,
-    options: Run,
-    place: Workplace,
-    *,
-    runner: str,
-    serve: Callable[[str, Callable[[], int | None]], None],
-) -> None:
-    """Start an image on the ports of `options`; `serve` is given its address and a way to see it end, and waits."""
+def run(image: Reference, options: Run, place: Workplace, *, runner: str, serve: Callable[[Running], None]) -> None:
+    """Start an image on the ports of `options`. It lives until `serve`, which is given the server, returns."""
     store = open_source(image, place.access)
     try:
         native = Platform(os="linux", architecture="amd64" if host.machine() == "x86_64" else "arm64")
         found = read_image(store, store.resolve(image.name), native)
         ports = {"http": options.ports.http, "grpc": options.ports.grpc, "metrics": options.ports.metrics}
         with pick(runner).start(found, store, options, emit=place.emit, ports=ports) as running:
-            serve(running.http, running.exit_code)
+            serve(running)
     finally:
         store.close()
+
+
+def copy(source: Reference, target: Reference, place: Workplace, *, platforms: Sequence[Platform] | None) -> Descriptor:
+    """Move an image between two places: all of it, or the platforms asked for. What `target` now means."""
+    place.emit(StageStarted(stage="copy", detail=f"{source} to {target}"))
+    with ExitStack() as stack:
+        store = open_source(source, place.access)
+        stack.callback(store.close)
+        sink = open_target(target, place.access)
+        stack.callback(sink.close)
+        name = target.tag or ""
+        root = transfers.copy(store, source.name, sink, name, platforms=platforms, emit=place.emit, jobs=place.jobs)
+    place.emit(StageFinished(stage="copy", detail=f"{target} is {root.digest}"))
+    return root
 
 
 def inspect(image: Reference, place: Workplace) -> tuple[Descriptor, tuple[Image, ...]]:

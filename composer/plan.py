@@ -241,7 +241,7 @@ def select(
     names = wished(recipe, repositories)
     if certain:
         for kind, some in names.items():
-            _refuse_absent(kind, some, [one.name for one in present if one.kind == kind])
+            _refuse_absent(recipe, kind, some, [one.name for one in present if one.kind == kind])
         _refuse_stranded(names["backends"], present)
     return frozenset(f"{kind}/{name}" for kind, some in names.items() for name in some)
 
@@ -249,13 +249,15 @@ def select(
 _SINGULAR: Final = {"backends": "backend", "repoagents": "repository agent", "caches": "cache"}
 
 
-def _refuse_absent(kind: str, names: Iterable[str], there: Sequence[str]) -> None:
+def _refuse_absent(recipe: Recipe, kind: str, names: Sequence[str], there: Sequence[str]) -> None:
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
             meant = f'did you mean "{near[0]}"? ' if near else ""
+            written = getattr(recipe, kind)
+            where = recipe.where(kind, written.index(name)) if name in written else recipe.where("models")
             raise NotFound(
-                f"the upstream has no {_SINGULAR[kind]} {name!r}",
+                f"{where}: the upstream has no {_SINGULAR[kind]} {name!r}",
                 hint=f"{meant}it has: {', '.join(there) or 'none'}",
             )
 

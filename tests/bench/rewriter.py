@@ -10,14 +10,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from composer.inventory import component_of
 from composer.oci.compression import inflate
 from composer.oci.image import Descriptor, Manifest, parse_manifest
-from composer.oci.layer import Cut, Incoming, cut
+from composer.oci.layer import Cut, cut
 from composer.oci.layout import LayoutStore
 from composer.oci.names import parse_reference
 from tests.bench.process import run_json
@@ -73,11 +72,11 @@ def _measure(reference: str, digest: str, wanted: frozenset[str], scratch: Path)
     how = Cut(
         component_of=component_of,
         wanted=(lambda name: name in wanted) if wanted else (lambda name: True),
-        max_size=2 << 30,
+        max_size=1 << 30,
     )
     counted = _Counted(inflate(source.read(layer), origin=digest))
     began, before = time.monotonic(), _cpu()
-    outcome = cut(counted, how, origin=digest, create=_creating(target))
+    outcome = cut(counted, how, origin=digest, create=target.incoming)
     wall, cpu = time.monotonic() - began, _cpu() - before
     return Rewrite(
         blob=layer.size,
@@ -86,5 +85,34 @@ def _measure(reference: str, digest: str, wanted: frozenset[str], scratch: Path)
         entries=len(outcome.entries),
         wall=wall,
         cpu=cpu,
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory=_peak(),
     )
+
+
+class _Counted:
+    """Chunks on their way, and how many bytes have passed."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            yield chunk
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _peak() -> int:
+    """The peak RSS of this process in bytes. getrusage would count what its parent had when it was started."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    reference, digest, scratch, *wanted = sys.argv[1:]
+    print(json.dumps(asdict(_measure(reference, digest, frozenset(wanted), Path(scratch)))))

@@ -8,7 +8,6 @@ import random
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +18,7 @@ from composer.oci.copy import copy
 from composer.oci.image import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor, Platform, sha256
 from composer.oci.registry import RegistryStore
 from composer.oci.store import verified
+from tests.conftest import require
 from tests.images import AMD64, entry, index_of, picture, put
 from tests.services.proxy import Answer, Proxy
 from tests.services.registry import Registry, free_port, store_at
@@ -51,17 +51,16 @@ def test_a_blob_comes_back_as_it_went(store: RegistryStore, size: int) -> None:
     assert b"".join(store.read(blob)) == data
 
 
-def test_an_image_is_read_by_skopeo_and_back(
-    store: RegistryStore, registry: Registry, tmp_path: Path, skopeo: Path
-) -> None:
+def test_an_image_is_read_by_skopeo_and_back(store: RegistryStore, registry: Registry) -> None:
+    require("skopeo")
     image = picture(filler=300_000)
     put(store, image, "1")
     place = f"docker://{registry.host}/{store.repository}"
     seen = subprocess.run(
-        [str(skopeo), "inspect", "--raw", "--tls-verify=false", f"{place}:1"], capture_output=True, check=True
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"{place}:1"], capture_output=True, check=True
     ).stdout
     assert seen == image.manifest.raw
-    copied = [str(skopeo), "copy", "-q", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    copied = ["skopeo", "copy", "-q", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"]
     subprocess.run([*copied, f"{place}:1", f"{place}:2"], check=True)
     assert store.resolve("2") == image.root
     assert store.manifest(image.root) == image.manifest.raw

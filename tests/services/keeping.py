@@ -28,6 +28,8 @@ class Keeping:
     sessions: dict[str, bytearray] = field(default_factory=dict)
     received: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
+    patched: list[int] = field(default_factory=list)
+    """How many bytes came with each PATCH that was taken whole."""
     server: ThreadingHTTPServer = field(init=False)
 
     def __enter__(self) -> Keeping:
@@ -89,6 +91,7 @@ def _handler(registry: Keeping) -> type[BaseHTTPRequestHandler]:
                 self.refuse(416)
             else:
                 self.take(data)
+                registry.patched.append(int(self.headers["Content-Length"]))
                 self.answer(202, {"Location": self.path, "Range": f"0-{max(len(data) - 1, 0)}"})
 
         def do_GET(self) -> None:

@@ -80,7 +80,10 @@ class Flip(Rule):
 
 @dataclass(slots=True, kw_only=True)
 class Answer(Rule):
-    """Answer in the registry's stead. `retry_after` is a number of seconds; `dated` sends it as an HTTP date."""
+    """Answer in the registry's stead. `retry_after` is a number of seconds.
+
+    `dated` sends it as an HTTP date, by a clock that is an hour ahead.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -215,6 +218,7 @@ class Proxy:
         return left > 0
 
     def _answer(self, client: socket.socket, rule: Answer | Redirect, path: str) -> bool:
+        now = time.time()
         if isinstance(rule, Redirect):
             ticket = f"{time.monotonic_ns()}-{rule.lifetime}"
             mark = "&" if "?" in path else "?"
@@ -222,10 +226,11 @@ class Proxy:
             status = 307
         else:
             headers, status = list(rule.headers), rule.status
+            now += 3600 if rule.dated else 0
             if rule.retry_after is not None:
-                until = formatdate(time.time() + rule.retry_after, usegmt=True)
+                until = formatdate(now + rule.retry_after, usegmt=True)
                 headers.append(("Retry-After", until if rule.dated else str(rule.retry_after)))
-        headers += [("Date", formatdate(usegmt=True)), ("Content-Length", "0")]
+        headers += [("Date", formatdate(now, usegmt=True)), ("Content-Length", "0")]
         client.sendall(_head(status, headers))
         return True
 

@@ -93,7 +93,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
     assert _servers(folder) == []
     assert list(folder.iterdir()) == []
-    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    assert folder.name not in Path("/proc/self/mountinfo").read_text()
     folder.rmdir()
 
 
@@ -102,7 +102,7 @@ def _servers(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if str(folder) in (process / "mountinfo").read_text().split("\n", 1)[0]:
+            if folder.name in (process / "mountinfo").read_text().split("\n", 1)[0]:
                 found.append(process.name)
     return found
 
@@ -342,11 +342,14 @@ def test_a_server_never_outlives_us(bench: Bench, scratch: Path, number: signal.
     _tagged(bench, "add")
     argv = [sys.executable, "-c", SCRIPT, f"oci:{bench.store.path}:add", "stay"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout
-        assert json.loads(process.stdout.readline())["ok"] is True
-        assert _servers(scratch)
-        process.send_signal(number)
-        process.wait(30)
+        try:
+            assert process.stdout
+            assert json.loads(process.stdout.readline())["ok"] is True
+            assert _servers(scratch)
+            process.send_signal(number)
+            process.wait(30)
+        finally:
+            process.kill()
     deadline = time.monotonic() + 10
     while _servers(scratch) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,0 +1,94 @@
+"""What went wrong, whatever it was, as one value: what to say, what to do, and how to exit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from composer.errors import NoRoom, Problem, RecipeError, TricomposeError
+
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+BUG: Final = 70
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """How a command failed: the exit status, a code for programs, and words for people."""
+
+    status: int
+    code: str
+    message: str
+    hint: str | None = None
+    problems: Sequence[Problem] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The failure as a JSON object."""
+        found = {"code": self.code, "message": self.message, "hint": self.hint}
+        if not self.problems:
+            return found
+        return found | {
+            "problems": [{"where": one.where, "message": one.message, "hint": one.hint} for one in self.problems]
+        }
+
+
+def explain(error: BaseException) -> Failure:
+    """What an exception means to the user. One that nobody foresaw is a bug, and its traceback goes to a file."""
+    if isinstance(error, TricomposeError):
+        problems = error.problems if isinstance(error, RecipeError) else ()
+        return Failure(status=error.status, code=error.code, message=error.message, hint=error.hint, problems=problems)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(status=INTERRUPTED, code="interrupted", message="interrupted")
+    if isinstance(error, BrokenPipeError):
+        return Failure(status=BROKEN_PIPE, code="broken-pipe", message="nobody reads the output any more")
+    return _no_room(error) or _bug(error)
+
+
+def _no_room(error: BaseException) -> Failure | None:
+    said = None
+    if isinstance(error, MemoryError):
+        said = NoRoom("this machine has no memory left", hint="free -h; fewer things at once need less: --jobs 1")
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        place = error.filename or tempfile.gettempdir()
+        said = NoRoom(f"no space left for {place}", hint=f"df -h {place}; --cache and TMPDIR name other places")
+    elif isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
+        said = NoRoom(f"{error.filename}: {error.strerror}", hint=f"ls -ld {error.filename}")
+    return explain(said) if said else None
+
+
+def _bug(error: BaseException) -> Failure:
+    words = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Failure(
+        status=BUG,
+        code="bug",
+        message=f"this is a bug in tricompose, not a fault of yours ({words})",
+        hint=_written(error),
+    )
+
+
+def _written(error: BaseException) -> str:
+    """Put the traceback where it can be attached to a report. It shows source lines, and no values of variables."""
+    text = "".join(traceback.format_exception(error))
+    about = f"python {platform.python_version()} on {platform.platform()}\ncommand: {_command()}\n\n"
+    try:
+        handle, path = tempfile.mkstemp(prefix="tricompose-bug-", suffix=".txt")
+        with os.fdopen(handle, "w", errors="backslashreplace") as file:
+            file.write(about + text)
+    except OSError:
+        return f"please report it with this: {text.splitlines()[-1]}"
+    return f"please report it, with the traceback in {path}"
+
+
+def _command() -> str:
+    """The subcommand alone: arguments may name what is nobody's business."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -1,0 +1,344 @@
+"""What commands found out, for people as tables and for programs as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from composer import config as configs
+from composer.cache import CacheContents
+from composer.checks.report import Report
+from composer.console import words
+from composer.inventory import Component
+from composer.oci.image import Descriptor, Image
+from composer.pipeline import Outcome
+from composer.plan import Add, Plan, Reuse, Slice, Split, Step, Unread, size_of, slice_size
+
+UNVERIFIED = (
+    "unverified: it could not be seen on this machine, and may be wrong elsewhere; it was not counted as passed"
+)
+
+
+def table(*headers: str, numbers: Sequence[str] = ()) -> Table:
+    """A table without lines, that pastes well. `numbers` are the headers of columns that stand to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
+    for header in headers:
+        made.add_column(
+            header, justify="right" if header in numbers else "left", overflow="fold", no_wrap=header in numbers
+        )
+    return made
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and what they are."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, text in rows:
+        made.add_row(Text(name, style="bold"), Text(text))
+    return made
+
+
+# -- plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_text(plan: Plan, recipe: str) -> Iterator[RenderableType]:
+    """A plan: every layer, then what it comes to, then what cannot be known yet."""
+    yield _steps(plan)
+    yield Text()
+    yield facts(_plan_facts(plan))
+    yield from (Text(line) for line in _unknowns(plan, recipe))
+
+
+def _steps(plan: Plan) -> Table:
+    made = table("LAYER", "PLAN", "COMPRESSED", "UNPACKED", "WHY", numbers=("COMPRESSED", "UNPACKED"))
+    for step in plan.steps:
+        made.add_row(*(Text(cell) for cell in _step_row(step)))
+        if isinstance(step, Split):
+            for one in step.slices:
+                made.add_row(*(Text(cell) for cell in _slice_row(step, one)))
+    return made
+
+
+def _step_row(step: Step) -> tuple[str, str, str, str, str]:
+    match step:
+        case Reuse():
+            return words.short(step.layer.digest), "reused", words.size(step.layer.size), "", step.because
+        case Unread():
+            return words.short(step.layer.digest), "to be read", words.size(step.layer.size), "?", step.because
+        case Split():
+            after = f"{'' if step.known else '~'}{words.size(size_of(step))}"
+            unpacked = words.size(sum(one.content for one in step.slices))
+            return words.short(step.layer.digest), "split", f"{words.size(step.layer.size)} -> {after}", unpacked, "..."
+        case Add():
+            return step.title, "added", f"~{words.size(step.content)}", words.size(step.content), step.because
+
+
+def _slice_row(step: Split, one: Slice) -> tuple[str, str, str, str, str]:
+    about = "" if one.parts else "~"
+    name, verb = f"  {one.component}", "  kept" if one.kept else "  dropped"
+    why = "cut before, need not be read" if one.parts else words.count(one.files, "file")
+    return name, verb, f"{about}{words.size(slice_size(step, one))}", words.size(one.content), why
+
+
+def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    about = "" if plan.exact else "about "
+    size = f"{about}{words.size(plan.size)}: {words.ratio(plan.upstream_size, plan.size)}"
+    return [
+        ("platform", str(plan.upstream.platform)),
+        ("upstream", f"{words.size(plan.upstream_size)}: {plan.upstream.reference}"),
+        ("result", size if plan.complete else f"{size}, or less"),
+        ("kept", _names(plan.kept) or "-"),
+        ("dropped", _names(plan.dropped) or "-"),
+        ("to read", words.size(plan.to_read) if plan.to_read else "nothing"),
+        ("to write", f"about {words.size(plan.to_write)}" if plan.to_write else "nothing"),
+    ]
+
+
+def _names(components: Sequence[Component]) -> str:
+    return ", ".join(f"{one.key} ({words.size(one.size)})" for one in components)
+
+
+def _unknowns(plan: Plan, recipe: str) -> Iterator[str]:
+    unread = [step for step in plan.steps if isinstance(step, Unread)]
+    if unread:
+        yield ""
+        yield (
+            f"What {words.count(len(unread), 'layer')} of the upstream hold{'s' if len(unread) == 1 else ''} is not "
+            "known, because nobody has read them here: they are counted as if all of it stayed."
+        )
+        size = words.size(sum(step.layer.size for step in unread))
+        yield f"build reads them once ({size}); to do it now: tricompose plan --scan new {recipe}"
+    elif not plan.exact:
+        yield ""
+        yield "~ and about: estimated, by its share of the layer that it comes from; new layers are not compressed yet."
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as a JSON object; sizes are bytes."""
+    return {
+        "platform": str(plan.upstream.platform),
+        "upstream": {"reference": str(plan.upstream.reference), "size": plan.upstream_size},
+        "size": plan.size,
+        "exact": plan.exact,
+        "complete": plan.complete,
+        "to_read": plan.to_read,
+        "to_write": plan.to_write,
+        "kept": [_component_json(one) for one in plan.kept],
+        "dropped": [_component_json(one) for one in plan.dropped],
+        "models": [{"name": model.name, "backend": model.backend, "size": model.size} for model in plan.models],
+        "steps": [_step_json(step) for step in plan.steps],
+    }
+
+
+def _component_json(one: Component) -> dict[str, Any]:
+    return {"kind": one.kind, "name": one.name, "size": one.size, "files": one.files}
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    if isinstance(step, Add):
+        return {"step": "add", "title": step.title, "content": step.content, "because": step.because}
+    kinds: Mapping[type[Step], str] = {Reuse: "reuse", Unread: "read", Split: "split"}
+    found = {
+        "step": kinds[type(step)],
+        "digest": step.layer.digest,
+        "size": step.layer.size,
+        "result": size_of(step),
+        "because": step.because,
+    }
+    return found | {"slices": [_slice_json(step, one) for one in step.slices]} if isinstance(step, Split) else found
+
+
+def _slice_json(step: Split, one: Slice) -> dict[str, Any]:
+    return {
+        "component": one.component,
+        "kept": one.kept,
+        "content": one.content,
+        "files": one.files,
+        "size": slice_size(step, one),
+        "known": bool(one.parts),
+    }
+
+
+# -- build --------------------------------------------------------------------------------------------------------
+
+
+def outcome_text(outcome: Outcome, name: str) -> Iterator[RenderableType]:
+    """What a build made: what was saved, what was proved, where it is."""
+    for plan, image in zip(outcome.plans, outcome.images, strict=True):
+        yield from _savings(plan, image, outcome.reports.get(str(image.platform)), name)
+    yield facts([("digest", outcome.root.digest), *(("delivered", place) for place in outcome.delivered)])
+    if outcome.cached:
+        yield Text()
+        yield Text(
+            f"The recipe has no outputs, so the image is in the cache. To get it:\n"
+            f"  tricompose copy {outcome.cached} oci-archive:{name}.tar:{name}"
+        )
+
+
+def _savings(plan: Plan, image: Image, report: Report | None, name: str) -> Iterator[RenderableType]:
+    size = layers_size(image)
+    yield facts(
+        [
+            ("image", f"{name} for {image.platform}"),
+            ("upstream", f"{words.size(plan.upstream_size)} in {_layers(plan.upstream.image)}"),
+            ("result", f"{words.size(size)} in {_layers(image)}: {words.ratio(plan.upstream_size, size)}"),
+            ("kept", _names(plan.kept) or "no backends"),
+        ]
+    )
+    if plan.dropped:
+        dropped = table("DROPPED", "UNPACKED", "FILES", numbers=("UNPACKED", "FILES"))
+        for one in sorted(plan.dropped, key=lambda one: one.size, reverse=True):
+            dropped.add_row(Text(one.key), words.size(one.size), str(one.files))
+        yield dropped
+    yield from _proof(report)
+
+
+def _layers(image: Image) -> str:
+    return words.count(len(image.layers), "layer")
+
+
+def _proof(report: Report | None) -> Iterator[RenderableType]:
+    if report is None:
+        yield facts([("proof", "none: the image was not started, and its label says so")])
+        return
+    yield facts([("proof", tally(report))])
+    rest = [result for result in report.results if result.outcome != "passed"]
+    yield from (Text(f"  {result.outcome}  {result.id}: {result.message}") for result in rest)
+    if any(result.outcome == "unverified" for result in rest):
+        yield Text(f"  ({UNVERIFIED})")
+
+
+def layers_size(image: Image) -> int:
+    """Compressed bytes of all layers."""
+    return sum(layer.size for layer in image.layers)
+
+
+def outcome_json(outcome: Outcome, recipe: str, name: str) -> dict[str, Any]:
+    """What a build made, as a JSON object; sizes are bytes."""
+    return {
+        "recipe": recipe,
+        "name": name,
+        "digest": outcome.root.digest,
+        "media_type": outcome.root.media_type,
+        "delivered": list(outcome.delivered),
+        "cached": str(outcome.cached) if outcome.cached else None,
+        "images": [
+            {
+                "platform": str(image.platform),
+                "digest": image.manifest.descriptor.digest,
+                "size": layers_size(image),
+                "upstream": {"reference": str(plan.upstream.reference), "size": plan.upstream_size},
+                "kept": [_component_json(one) for one in plan.kept],
+                "dropped": [_component_json(one) for one in plan.dropped],
+                "validation": report.to_json() if (report := outcome.reports.get(str(image.platform))) else None,
+            }
+            for plan, image in zip(outcome.plans, outcome.images, strict=True)
+        ],
+    }
+
+
+# -- validate -----------------------------------------------------------------------------------------------------
+
+
+def tally(report: Report) -> str:
+    """`4 passed, 1 unverified`: the words in the order in which they first came."""
+    outcomes = [result.outcome for result in report.results]
+    return ", ".join(f"{outcomes.count(word)} {word}" for word in dict.fromkeys(outcomes)) or "nothing was checked"
+
+
+def report_text(report: Report) -> Iterator[RenderableType]:
+    """The checks, one a line."""
+    made = table("OUTCOME", "CHECK", "SECONDS", "WHAT", numbers=("SECONDS",))
+    styles = {"passed": "green", "failed": "bold red", "error": "bold red", "unverified": "yellow"}
+    for result in report.results:
+        made.add_row(
+            Text(result.outcome, style=styles.get(result.outcome, "")),
+            Text(result.id),
+            f"{result.seconds:.2f}",
+            Text(result.message),
+        )
+    yield made
+    yield from (_log(result.evidence) for result in report.results if not result.ok and result.evidence.get("log"))
+    yield Text()
+    server = f" by {report.server}" if report.server else ""
+    yield Text(f"{tally(report)}{server}")
+    if any(result.outcome == "unverified" for result in report.results):
+        yield Text(UNVERIFIED)
+
+
+def _log(evidence: Mapping[str, Any]) -> Text:
+    return Text("\nthe last lines of the server:\n" + "\n".join(f"  {line}" for line in evidence["log"]), style="dim")
+
+
+# -- images and the cache -----------------------------------------------------------------------------------------
+
+
+def images_text(name: str, root: Descriptor, images: Sequence[Image]) -> Iterator[RenderableType]:
+    """What is in an image: what it says of itself, and its layers."""
+    yield facts([("image", name), ("digest", root.digest), ("type", root.media_type)])
+    for image in images:
+        yield Text()
+        yield facts(list(_about(image)))
+        yield Text()
+        yield _image_layers(image)
+
+
+def _about(image: Image) -> Iterator[tuple[str, str]]:
+    settings = image.config.get("config") or {}
+    labels = settings.get("Labels") or {}
+    yield "platform", str(image.platform)
+    if len(image.layers):
+        yield "size", f"{words.size(layers_size(image))} in {_layers(image)}"
+    yield "created", str(image.config.get("created") or "-")
+    known = {configs.UPSTREAM_LABEL: "upstream", configs.BACKENDS_LABEL: "backends", configs.VALIDATION_LABEL: "proof"}
+    yield from ((title, str(labels[label])) for label, title in known.items() if label in labels)
+    yield "starts", " ".join([*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]) or "-"
+    yield "user", str(settings.get("User") or "root")
+    yield from ((f"label {label}", str(value)) for label, value in sorted(labels.items()) if label not in known)
+
+
+def _image_layers(image: Image) -> Table:
+    made = table("LAYER", "SIZE", "MADE BY", numbers=("SIZE",))
+    history = [entry for entry, number in configs.upstream_history(image) if number is not None]
+    for layer, entry in zip(image.layers, history, strict=True):
+        made_by = " ".join(str(entry.get("created_by", "")).split())
+        made.add_row(words.short(layer.digest), words.size(layer.size), Text(made_by[:100]))
+    return made
+
+
+def images_json(name: str, root: Descriptor, images: Sequence[Image]) -> dict[str, Any]:
+    """What is in an image, as a JSON object."""
+    return {
+        "image": name,
+        "digest": root.digest,
+        "media_type": root.media_type,
+        "images": [
+            {
+                "platform": str(image.platform),
+                "digest": image.manifest.descriptor.digest,
+                "size": layers_size(image),
+                "layers": [layer.to_json() for layer in image.layers],
+                "config": image.config,
+            }
+            for image in images
+        ],
+    }
+
+
+def cache_text(contents: CacheContents) -> RenderableType:
+    """What the cache holds."""
+    return facts(
+        [
+            ("cache", str(contents.path)),
+            ("size", f"{words.size(contents.size)} in {words.count(contents.blobs, 'blob')}"),
+            ("images", str(contents.images)),
+            ("layers read", str(contents.inventories)),
+            ("layers cut", str(contents.cuts)),
+            ("free disk", words.size(contents.free)),
+        ]
+    )
