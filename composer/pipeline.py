@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform as host
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from composer.cache import IMAGE_TAG, default_cache
 from composer.checks import Report, Result, prove
+from composer.checks.client import Client, NoAnswer
+from composer.checks.subject import ending
 from composer.engines import direct
 from composer.engines.direct import Built, Workshop
 from composer.errors import CheckFailed, NotFound, Unplannable
-from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
+from composer.events import Emit, Logged, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
 
 UNPROVED: Final = "not validated"
 PROVED: Final = "passed; gpu unverified"
+
+_POLL: Final = 0.25
+_LONG_LOG: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +304,12 @@ def _keep(source: Store, root: Descriptor, cache: LayoutStore, place: Workplace)
 
 
 def _runs_here(platform: Platform) -> bool:
-    names = {"x86_64": "amd64", "aarch64": "arm64"}
-    return platform.architecture == names.get(host.machine(), host.machine())
+    return platform.architecture == _architecture()
+
+
+def _architecture() -> str:
+    """This machine's, as images call it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(host.machine(), host.machine())
 
 
 def _prove_all(
@@ -346,7 +356,7 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runne
     """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
     _check(recipe, place.emit)
     models = [model.name for repository in _survey(recipe) for model in repository.models]
-    reference = image or _first_output(recipe)
+    reference = image or first_output(recipe)
     store = open_source(reference, place.access)
     try:
         chosen = next((each for each in recipe.platforms if _runs_here(each)), recipe.platforms[0])
@@ -356,7 +366,8 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runne
         store.close()
 
 
-def _first_output(recipe: Recipe) -> Reference:
+def first_output(recipe: Recipe) -> Reference:
+    """Where a recipe's image is, once it was built. Raises `NotFound` where it names no place."""
     if not recipe.outputs:
         raise NotFound("the recipe has no outputs, so there is no image to start", hint="--image TRANSPORT:NAME")
     return recipe.place(recipe.outputs[0])
@@ -365,17 +376,57 @@ def _first_output(recipe: Recipe) -> Reference:
 # -- the rest -----------------------------------------------------------------------------------------------------
 
 
-def run(image: Reference, options: Run, place: Workplace, *, runner: str, serve: Callable[[Running], None]) -> None:
-    """Start an image on the ports of `options`. It lives until `serve`, which is given the server, returns."""
+def run(image: Reference, options: Run, place: Workplace, *, runner: str, ready: Callable[[Running], None]) -> None:
+    """Start an image on the ports of `options`, and tell `ready` of it once it is. Its log is emitted as it comes.
+
+    Returns when the server ends by itself in good order; raises `CheckFailed` where it ends otherwise. What ends the
+    wait from outside, such as Ctrl-C, stops the server.
+    """
     store = open_source(image, place.access)
     try:
-        native = Platform(os="linux", architecture="amd64" if host.machine() == "x86_64" else "arm64")
+        native = Platform(os="linux", architecture=_architecture())
         found = read_image(store, store.resolve(image.name), native)
         ports = {"http": options.ports.http, "grpc": options.ports.grpc, "metrics": options.ports.metrics}
-        with pick(runner).start(found, store, options, emit=place.emit, ports=ports) as running:
-            serve(running)
+        chosen = pick(runner)
+        place.emit(StageStarted(stage="start", detail=f"{image} with {chosen.name}"))
+        with chosen.start(found, store, options, emit=place.emit, ports=ports) as running:
+            _watch(running, place.emit, ready)
     finally:
         store.close()
+
+
+def _watch(running: Running, emit: Emit, ready: Callable[[Running], None]) -> None:
+    told, up = 0, False
+    client = Client(running.http)
+    try:
+        while (code := running.exit_code()) is None:
+            told = _pass_on(running.logs(), told, emit)
+            if not up and _is_ready(client):
+                up = True
+                emit(StageFinished(stage="start", detail=f"{running.http} is ready"))
+                ready(running)
+            # Logs can only be had whole: long ones are asked for less often.
+            time.sleep(_POLL if told < _LONG_LOG else 10 * _POLL)
+    finally:
+        client.close()
+    _pass_on(running.logs() + "\n", told, emit)
+    if code:
+        raise CheckFailed(f"the server ended {ending(code)}", hint="its log is above")
+
+
+def _is_ready(client: Client) -> bool:
+    try:
+        return client.get("/v2/health/ready", timeout=1.0).status == 200
+    except NoAnswer:
+        return False
+
+
+def _pass_on(log: str, told: int, emit: Emit) -> int:
+    """Emit the whole lines of a log from a position on. Returns the position after them."""
+    end = log.rfind("\n") + 1
+    for line in log[told:end].splitlines():
+        emit(Logged(text=line, source="server"))
+    return max(end, told)
 
 
 def copy(source: Reference, target: Reference, place: Workplace, *, platforms: Sequence[Platform] | None) -> Descriptor:

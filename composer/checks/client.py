@@ -51,6 +51,8 @@ class Client:
         self._base = base
         self._session = requests.Session()
         self._session.trust_env = False
+        # A session lets go of kept connections at some later time, and Triton waits for them when it is to end.
+        self._session.headers["Connection"] = "close"
 
     def get(self, path: str, *, timeout: float = TIMEOUT) -> Answer:
         """Ask for `path`. Raises `NoAnswer`."""

@@ -54,6 +54,7 @@ class Blob:
 
     @property
     def active(self) -> bool:
+        """Whether it is still on its way."""
         return self.done < self.total
 
 

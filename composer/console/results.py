@@ -22,6 +22,12 @@ UNVERIFIED = (
     "unverified: it could not be seen on this machine, and may be wrong elsewhere; it was not counted as passed"
 )
 
+_OUR_LABELS: Final = {
+    configs.UPSTREAM_LABEL: "upstream",
+    configs.BACKENDS_LABEL: "backends",
+    configs.VALIDATION_LABEL: "proof",
+}
+
 
 def table(*headers: str, numbers: Sequence[str] = ()) -> Table:
     """A table without lines, that pastes well. `numbers` are the headers of columns that stand to the right."""
@@ -92,11 +98,18 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("platform", str(plan.upstream.platform)),
         ("upstream", f"{words.size(plan.upstream_size)}: {plan.upstream.reference}"),
         ("result", size if plan.complete else f"{size}, or less"),
-        ("kept", _names(plan.kept) or "-"),
-        ("dropped", _names(plan.dropped) or "-"),
+        ("kept", _sum(plan.kept)),
+        ("dropped", _sum(plan.dropped)),
         ("to read", words.size(plan.to_read) if plan.to_read else "nothing"),
         ("to write", f"about {words.size(plan.to_write)}" if plan.to_write else "nothing"),
     ]
+
+
+def _sum(components: Sequence[Component]) -> str:
+    if not components:
+        return "-"
+    unpacked = words.size(sum(one.size for one in components))
+    return f"{', '.join(one.key for one in components)}: {unpacked} unpacked"
 
 
 def _names(components: Sequence[Component]) -> str:
@@ -285,21 +298,26 @@ def images_text(name: str, root: Descriptor, images: Sequence[Image]) -> Iterato
         yield Text()
         yield facts(list(_about(image)))
         yield Text()
+        if labels := _labels(image):
+            yield facts([(label, str(value)) for label, value in sorted(labels.items()) if label not in _OUR_LABELS])
+            yield Text()
         yield _image_layers(image)
 
 
 def _about(image: Image) -> Iterator[tuple[str, str]]:
     settings = image.config.get("config") or {}
-    labels = settings.get("Labels") or {}
+    labels = _labels(image)
     yield "platform", str(image.platform)
     if len(image.layers):
         yield "size", f"{words.size(layers_size(image))} in {_layers(image)}"
     yield "created", str(image.config.get("created") or "-")
-    known = {configs.UPSTREAM_LABEL: "upstream", configs.BACKENDS_LABEL: "backends", configs.VALIDATION_LABEL: "proof"}
-    yield from ((title, str(labels[label])) for label, title in known.items() if label in labels)
+    yield from ((title, str(labels[label])) for label, title in _OUR_LABELS.items() if label in labels)
     yield "starts", " ".join([*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]) or "-"
     yield "user", str(settings.get("User") or "root")
-    yield from ((f"label {label}", str(value)) for label, value in sorted(labels.items()) if label not in known)
+
+
+def _labels(image: Image) -> Mapping[str, str]:
+    return (image.config.get("config") or {}).get("Labels") or {}
 
 
 def _image_layers(image: Image) -> Table:

@@ -8,6 +8,7 @@ import random
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import zstandard
@@ -61,8 +62,9 @@ def test_a_cut_stream_is_noticed(kind: str, lost: int) -> None:
 def test_a_flipped_bit_is_noticed(at: int) -> None:
     damaged = bytearray(SOUND["gzip"])
     damaged[at] ^= 4
-    with pytest.raises(Corrupt):
-        inflate(bytes(damaged), 1 << 20)
+    with suppress(Corrupt):
+        # In a run of equal bytes another distance may mean the same: then nothing was damaged.
+        assert inflate(bytes(damaged), 1 << 20) == DATA
 
 
 def test_a_bomb_is_refused_while_it_is_small() -> None:
