@@ -1,234 +1,29 @@
-"""The command `tricompose`: reads the command line, calls the pipeline, exits. Decides nothing about images.
-
-Only click is imported here; everything else when a command needs it, so that help and completion come at once.
-"""
+"""The command `tricompose`: reads the command line, calls the pipeline, exits. Decides nothing about images."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from composer.command import Desk, Tool, Usage, command, drain, run
+
 if TYPE_CHECKING:
-    from composer.console import Console
     from composer.errors import Problem
     from composer.oci.names import Reference
     from composer.pipeline import Workplace
     from composer.recipe import Recipe, Run
     from composer.runners import Running
 
-SECTIONS: Final = {
-    "Build": ("init", "plan", "build", "validate", "run"),
-    "Images": ("inspect", "copy", "push"),
-    "Setup": ("schema", "cache", "knowledge", "completion"),
-}
-"""How the commands are grouped in the help."""
-
-_USAGE: Final = 2
-_LATEST_EPOCH: Final = 253402300799
-_SHARED: Final = ("json_output", "progress", "verbose", "quiet", "cache", "jobs", "insecure", "ca_bundle")
-
-
-# -- what all commands have in common -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """What a command works with: a console, and the options that say how to run."""
-
-    console: Console
-    cache: Path | None = None
-    jobs: int = 4
-    insecure: Sequence[str] = ()
-    ca_bundle: Path | None = None
-
-    def place(self, recipe: Recipe | None = None, *, knowledge: str | None = None) -> Workplace:
-        """The workplace that the options, the environment and the recipe's network say."""
-        from composer.oci.names import parse_reference
-        from composer.pipeline import Workplace
-
-        return Workplace.from_environment(
-            os.environ,
-            home=Path.home(),
-            recipe=recipe,
-            cache=self.cache,
-            jobs=self.jobs,
-            insecure=self.insecure,
-            ca_bundle=self.ca_bundle,
-            epoch=_epoch(),
-            knowledge=parse_reference(knowledge) if knowledge else None,
-            emit=self.console.emit,
-        )
-
-
-def _epoch() -> int | None:
-    """`SOURCE_DATE_EPOCH`. Source: reproducible-builds.org, the specification of that variable."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return None
-    if not text.isdecimal() or not text.isascii() or int(text) > _LATEST_EPOCH:
-        raise _Usage(
-            f"SOURCE_DATE_EPOCH is {text!r}, and must be a whole number of seconds since 1970",
-            hint="export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)   (or: unset SOURCE_DATE_EPOCH)",
-        )
-    return int(text)
-
-
-class _Usage(click.UsageError):
-    """A command line that cannot be meant, and what to write in its place."""
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class _Shared(click.Option):
-    """An option that many commands have: in the help it stands below those of the command itself."""
-
-
-def _speech() -> list[click.Parameter]:
-    return [
-        _Shared(["--json", "json_output"], is_flag=True, help="Write one JSON object to stdout, nothing else."),
-        _Shared(
-            ["--progress"],
-            type=click.Choice(["auto", "rich", "plain", "json", "none"]),
-            default="auto",
-            show_default=True,
-            help="How progress is shown on stderr: auto is rich on a terminal, else plain.",
-        ),
-        _Shared(["-v", "--verbose"], is_flag=True, help="Show what servers, registries and Docker say."),
-        _Shared(["-q", "--quiet"], is_flag=True, help="Show only results, warnings and errors."),
-    ]
-
-
-def _cache_option() -> click.Parameter:
-    return _Shared(
-        ["--cache"],
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="TRICOMPOSE_CACHE",
-        show_envvar=True,
-        metavar="DIR",
-        help="Where layers are kept.  [default: $XDG_CACHE_HOME/tricompose]",
-    )
-
-
-def _reach() -> list[click.Parameter]:
-    return [
-        _Shared(
-            ["-j", "--jobs"], type=click.IntRange(1, 64), default=4, metavar="N", show_default=True, help="Blobs moved at once."
-        ),
-        _Shared(
-            ["--insecure"],
-            multiple=True,
-            metavar="HOST[:PORT]",
-            help="A registry without TLS, or with a certificate nobody knows. Repeatable.",
-        ),
-        _Shared(
-            ["--ca-bundle"],
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            metavar="FILE",
-            help="Certificates to trust besides the system's (PEM). Stands in for the recipe's.",
-        ),
-    ]
-
-
-class _Command(click.Command):
-    """A command with the shared options. It is given a `Desk`, and every way to fail has its exit status."""
-
-    def invoke(self, context: click.Context) -> Any:  # noqa: ANN401
-        given = {name: context.params.pop(name) for name in _SHARED if name in context.params}
-        speech = {name: given.pop(name) for name in ("json_output", "progress", "verbose", "quiet")}
-        from composer.console import Console
-
-        console = Console(**speech)
-        context.obj = Desk(console=console, **given)
-        try:
-            with console:
-                return super().invoke(context)
-        except BaseException as error:
-            if isinstance(error, click.exceptions.Exit | SystemExit):
-                raise
-            context.exit(_fail(console, error))
-
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, shared in (("Options", False), ("Shared options", True)):
-            options = [one for one in self.get_params(context) if isinstance(one, click.Option)]
-            found = [one for one in options if isinstance(one, _Shared) == shared]
-            rows = [row for one in found if (row := one.get_help_record(context))]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
-
-
-class _Tool(click.Group):
-    """The commands in their sections."""
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        sections = SECTIONS if context.parent is None else {"Commands": tuple(self.commands)}
-        for section, names in sections.items():
-            with formatter.section(section):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
-
-
-def _fail(console: Console, error: BaseException) -> int:
-    """Tell what went wrong. Returns the exit status."""
-    from composer.console.failures import BROKEN_PIPE, Failure, explain
-
-    if isinstance(error, click.ClickException):
-        failure = Failure(status=_USAGE, code="usage", message=error.format_message(), hint=_usage_hint(error))
-    elif isinstance(error, click.Abort):
-        failure = explain(KeyboardInterrupt())
-    else:
-        failure = explain(error)
-    console.fail(failure)
-    if failure.status == BROKEN_PIPE:
-        from composer.console import silence_stdout
-
-        silence_stdout()
-    return failure.status
-
-
-def _usage_hint(error: click.ClickException) -> str | None:
-    if isinstance(error, _Usage):
-        return error.hint
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "tricompose --help"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: see `composer.errors`, 2 for usage, 70 for a bug, 130 for Ctrl-C.
-
-    SIGTERM is taken as Ctrl-C, so that containers and half-written files are cleaned away.
-    """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        status = tricompose.main(words, prog_name="tricompose", standalone_mode=False)
-        sys.stdout.flush()
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            click.echo(error.format_message())
-            return 0
-        from composer.console import Console
-
-        return _fail(Console(json_output="--json" in words, progress="none", verbose=False, quiet=False), error)
-    return status if isinstance(status, int) else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
 
 @click.group(
-    cls=_Tool,
+    cls=Tool,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="tricompose", message="%(prog)s %(version)s")
@@ -245,27 +40,6 @@ def tricompose() -> None:
 
     Sizes are decimal, as Docker shows them: 1 MB is 1,000,000 bytes.
     """
-
-
-_REACH: Final[Mapping[str, Callable[[], list[click.Parameter]]]] = {
-    "far": lambda: [_cache_option(), *_reach()],
-    "cache": lambda: [_cache_option()],
-    "none": list,
-}
-
-
-def _command(
-    name: str, *, reach: str = "far", group: click.Group = tricompose
-) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a function a command, with the shared options of those that reach so far."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        command = click.command(name, cls=_Command)(function)
-        command.params += [*_REACH[reach](), *_speech()]
-        group.add_command(command)
-        return command
-
-    return decorate
 
 
 _RECIPE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -286,7 +60,7 @@ _KNOWLEDGE: Final = click.option(
 # -- build --------------------------------------------------------------------------------------------------------
 
 
-@_command("init", reach="none")
+@command("init", tricompose, reach="none")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--from-models",
@@ -311,7 +85,7 @@ def _init(desk: Desk, /, folder: Path, from_models: Path | None) -> None:
     desk.console.result("recipe", str(path), f"{path} is written. See what it would make:\n  tricompose plan {path}")
 
 
-@_command("plan")
+@command("plan", tricompose)
 @click.argument("recipe", type=_RECIPE)
 @click.option(
     "--scan",
@@ -341,7 +115,7 @@ def _plan(desk: Desk, /, recipe: Path, scan: str, knowledge: str | None) -> None
         desk.console.add_result("plans", results.plan_json(plan), *results.plan_text(plan, str(recipe)))
 
 
-@_command("build")
+@command("build", tricompose)
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=_RECIPE)
 @click.option(
     "-o",
@@ -384,7 +158,7 @@ def _build(
     from composer.oci.names import parse_reference
 
     if outputs and len(recipes) > 1:
-        raise _Usage(
+        raise Usage(
             f"-o with {len(recipes)} recipes would give all their images one name",
             hint=f"tricompose build {recipes[0]} -o {outputs[0]}   (one recipe, or outputs: in each of them)",
         )
@@ -392,12 +166,18 @@ def _build(
     for path, recipe in zip(recipes, _load_all(recipes), strict=True):
         targets = instead or [recipe.place(output) for output in recipe.outputs]
         place = desk.place(recipe, knowledge=knowledge)
-        outcome = pipeline.build(recipe, place, outputs=targets, runner=None if no_validate else runner)
+        try:
+            outcome = pipeline.build(recipe, place, outputs=targets, runner=None if no_validate else runner)
+        except pipeline.Unproved as error:
+            for platform, report in error.reports.items():
+                document = {"platform": platform, **report.to_json()}
+                desk.console.add_result("reports", document, *results.report_text(report))
+            raise
         text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
         desk.console.add_result("builds", results.outcome_json(outcome, str(path), recipe.name), *text)
 
 
-@_command("validate")
+@command("validate", tricompose)
 @click.argument("recipe", type=_RECIPE)
 @click.option("--image", metavar="REF", help="The image to prove, in place of the recipe's first output.")
 @_RUNNER
@@ -426,11 +206,13 @@ def _validate(desk: Desk, /, recipe: Path, image: str | None, runner: str) -> No
         raise CheckFailed(f"not proved: {results.tally(report)}", hint=f"tricompose run {image or recipe}")
 
 
-@_command("run")
+@command("run", tricompose)
 @click.argument("what", metavar="RECIPE|IMAGE")
 @click.option("--http-port", type=click.IntRange(1, 65535), metavar="PORT", help="In place of the recipe's, or 8000.")
 @click.option("--grpc-port", type=click.IntRange(1, 65535), metavar="PORT", help="In place of the recipe's, or 8001.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), metavar="PORT", help="In place of the recipe's, or 8002.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), metavar="PORT", help="In place of the recipe's, or 8002."
+)
 @_RUNNER
 @click.pass_obj
 def _run(desk: Desk, /, what: str, runner: str, **ports: int | None) -> None:
@@ -472,7 +254,7 @@ def _to_run(desk: Desk, what: str, ports: Mapping[str, int | None]) -> tuple[Ref
     options = recipe.run if recipe else Run()
     chosen = options.ports.model_dump() | {name: port for name, port in ports.items() if port}
     if len(set(chosen.values())) < len(chosen):
-        raise _Usage(f"two of the ports are the same: {chosen}", hint="tricompose run --http-port 9000 ...")
+        raise Usage(f"two of the ports are the same: {chosen}", hint="tricompose run --http-port 9000 ...")
     image = first_output(recipe) if recipe else parse_reference(what)
     return image, options.model_copy(update={"ports": Ports(**chosen)}), desk.place(recipe)
 
@@ -502,7 +284,7 @@ def _load_all(paths: Sequence[Path]) -> list[Recipe]:
 # -- images -------------------------------------------------------------------------------------------------------
 
 
-@_command("inspect")
+@command("inspect", tricompose)
 @click.argument("image")
 @click.pass_obj
 def _inspect(desk: Desk, /, image: str) -> None:
@@ -552,7 +334,7 @@ def _move(desk: Desk, source: str, target: str, platforms: Sequence[str]) -> Non
     desk.console.result("copied", document, root.digest)
 
 
-@_command("copy")
+@command("copy", tricompose)
 @_moving
 def _copy(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> None:
     """Move an image between any two places.
@@ -568,7 +350,7 @@ def _copy(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> 
     _move(desk, source, target, platforms)
 
 
-@_command("push")
+@command("push", tricompose)
 @_moving
 def _push(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> None:
     """Move an image to a registry: another name for copy.
@@ -584,7 +366,7 @@ def _push(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> 
 # -- setup --------------------------------------------------------------------------------------------------------
 
 
-@_command("schema", reach="none")
+@command("schema", tricompose, reach="none")
 @click.pass_obj
 def _schema(desk: Desk, /) -> None:
     """Print the JSON Schema of recipes, for editors.
@@ -602,7 +384,7 @@ def _schema(desk: Desk, /) -> None:
     desk.console.text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
 
 
-@tricompose.group("cache", cls=_Tool)
+@tricompose.group("cache")
 def _cache() -> None:
     """Look at the cache of layers, or remove it.
 
@@ -613,7 +395,7 @@ def _cache() -> None:
     """
 
 
-@_command("info", reach="cache", group=_cache)
+@command("info", _cache, reach="cache")
 @click.pass_obj
 def _cache_info(desk: Desk, /) -> None:
     """Show where the cache is and what is in it.
@@ -627,11 +409,11 @@ def _cache_info(desk: Desk, /) -> None:
     from composer import cache
     from composer.console import results
 
-    contents = cache.look(desk.place().cache)
+    contents = cache.look(desk.cache_folder())
     desk.console.result("cache", asdict(contents) | {"path": str(contents.path)}, results.cache_text(contents))
 
 
-@_command("clear", reach="cache", group=_cache)
+@command("clear", _cache, reach="cache")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def _cache_clear(desk: Desk, /, yes: bool) -> None:
@@ -647,10 +429,10 @@ def _cache_clear(desk: Desk, /, yes: bool) -> None:
     from composer import cache
     from composer.console import words
 
-    path = desk.place().cache
+    path = desk.cache_folder()
     size = cache.look(path).size
     if not yes and not sys.stdin.isatty():
-        raise _Usage("the cache is removed only if someone says so", hint="tricompose cache clear --yes")
+        raise Usage("the cache is removed only if someone says so", hint="tricompose cache clear --yes")
     if not yes and not click.confirm(f"Remove {words.size(size)} in {path}?", err=True):
         size = 0
     else:
@@ -658,7 +440,7 @@ def _cache_clear(desk: Desk, /, yes: bool) -> None:
     desk.console.result("cleared", {"path": str(path), "size": size}, f"{words.size(size)} removed from {path}")
 
 
-@tricompose.group("knowledge", cls=_Tool)
+@tricompose.group("knowledge")
 def _knowledge() -> None:
     """Share what is known of layers, so that others need not read them.
 
@@ -668,7 +450,7 @@ def _knowledge() -> None:
     """
 
 
-@_command("publish", group=_knowledge)
+@command("publish", _knowledge)
 @click.argument("recipe", type=_RECIPE)
 @click.argument("target", metavar="REF")
 @click.pass_obj
@@ -697,7 +479,7 @@ def _publish(desk: Desk, /, recipe: Path, target: str) -> None:
     desk.console.result("published", document, f"{words.count(count, 'artifact')} published to {target}")
 
 
-@_command("completion", reach="none")
+@command("completion", tricompose, reach="none")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_obj
 def _completion(desk: Desk, /, shell: str) -> None:
@@ -716,6 +498,36 @@ def _completion(desk: Desk, /, shell: str) -> None:
     script = made(tricompose, {}, "tricompose", "_TRICOMPOSE_COMPLETE").source()
     desk.console.result("script", script)
     desk.console.text(script + "\n")
+
+
+# -- the process --------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: see `composer.errors`, 2 for usage, 70 for a bug, 130 for Ctrl-C.
+
+    SIGTERM is taken as Ctrl-C, so that containers and half-written files are cleaned away.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("stdout", "stderr"):
+        _make_writable(name)
+    try:
+        return run(tricompose, sys.argv[1:] if arguments is None else arguments)
+    finally:
+        drain()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _make_writable(name: str) -> None:
+    """A stream that was closed, or whose encoding lacks a character, must not be what a build dies of."""
+    stream = getattr(sys, name)
+    if stream is None:
+        setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open as long as the process lives
+    elif isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

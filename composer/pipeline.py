@@ -390,7 +390,11 @@ def run(image: Reference, options: Run, place: Workplace, *, runner: str, ready:
         chosen = pick(runner)
         place.emit(StageStarted(stage="start", detail=f"{image} with {chosen.name}"))
         with chosen.start(found, store, options, emit=place.emit, ports=ports) as running:
-            _watch(running, place.emit, ready)
+            try:
+                _watch(running, place.emit, ready)
+            except KeyboardInterrupt:
+                place.emit(Logged(text="stopping: the server unloads its models", source="server"))
+                raise
     finally:
         store.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.quickstart import Quickstart, make_quickstart
 from tests.services.dockerd import DOCKER, DOCKERD, Dockerd, running_dockerd
 
 
@@ -34,3 +35,9 @@ def dockerd(docker_engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> Iterator
     docker_engine.remove_everything()
     yield docker_engine
     docker_engine.remove_everything()
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """The image of the README's quickstart, built once and not proved. Nobody changes it."""
+    return make_quickstart(tmp_path_factory.mktemp("quickstart"))

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from composer.checks.client import Answer, NoAnswer
 from composer.checks.inputs import make_tensor
@@ -20,7 +20,7 @@ from composer.checks.subject import Subject, fate, timed
 from composer.checks.tensors import NOT_IN_JSON, Tensor, decode, encode
 
 if TYPE_CHECKING:
-    from composer.recipe import Check, OutputExpect
+    from composer.recipe import Check, OutputExpect, Refusal
 
 VACUOUS: Final = "V001: it asserts nothing about values, only that an answer of the right form comes"
 """The warning for a check without a value matcher."""
@@ -28,13 +28,6 @@ VACUOUS: Final = "V001: it asserts nothing about values, only that an answer of 
 _HEADER_SIZE: Final = "Inference-Header-Content-Length"
 _TYPES: Final = {"TYPE_STRING": "BYTES"}
 """Datatypes that config.pbtxt spells otherwise than the protocol, but for the prefix."""
-
-
-class Refusal(Protocol):
-    """The HTTP status that a request is to be refused with, and a pattern for Triton's words (empty: any)."""
-
-    code: int
-    match: str
 
 
 def inference(subject: Subject) -> Iterator[Result]:
@@ -60,9 +53,9 @@ def _run(subject: Subject, check: Check) -> Result:
         answer = subject.client.post(f"{path}/infer", body, headers, timeout=check.request.timeout)
     except NoAnswer as error:
         return _silent(subject, check, path, error)
-    wanted_error: Refusal | None = getattr(getattr(check.expect, "status", None), "error", None)
-    faults = _refused(answer, wanted_error) if wanted_error else _faults(subject, check, config, answer)
-    return _judged(check, faults, answer, asserts=bool(wanted_error) or _asserts(check))
+    status = check.expect.status
+    faults = _refused(answer, status.error) if status else _faults(subject, check, config, answer)
+    return _judged(check, faults, answer)
 
 
 def _path(check: Check) -> str:
@@ -120,22 +113,21 @@ def _counted(subject: Subject, path: str) -> bool:
 # -- judging -----------------------------------------------------------------------------------
 
 
-def _judged(check: Check, faults: Sequence[str], answer: Answer, *, asserts: bool) -> Result:
+def _judged(check: Check, faults: Sequence[str], answer: Answer) -> Result:
     evidence = {"status": answer.status, "bytes": len(answer.body)}
     if faults:
         return Result(id=check.id, outcome="failed", message="; ".join(faults), evidence=evidence)
-    message = "the answer is as expected" if asserts else VACUOUS
+    message = "the answer is as expected" if _asserts(check) else VACUOUS
     return Result(id=check.id, outcome="passed", message=message, evidence=evidence)
 
 
 def _asserts(check: Check) -> bool:
-    """Whether every output that the check names has a matcher that says what its values are."""
-    expected = check.expect.outputs.values()
-    return bool(expected) and all(any(_given(one, name) for name in VALUE_MATCHERS) for one in expected)
+    """Whether each output that the check names has a matcher that says what its values are."""
+    return all(any(_given(one, name) for name in VALUE_MATCHERS) for one in check.expect.outputs.values())
 
 
 def _given(expected: OutputExpect, name: str) -> bool:
-    return getattr(expected, name, None) is not None
+    return getattr(expected, name) is not None
 
 
 def _refused(answer: Answer, wanted: Refusal) -> list[str]:

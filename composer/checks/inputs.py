@@ -21,7 +21,7 @@ _HIGH: Final = {"BOOL": 2, "INT": 128, "FP": 1.0, "BF": 1.0}
 
 def make_tensor(spec: TensorSpec, base: Path) -> Tensor:
     """The tensor that a recipe describes. Raises `NotFound`, `Corrupt`, `CheckFailed`."""
-    name = next(name for name in SOURCES if getattr(spec, name, None) is not None)
+    name = next(name for name in SOURCES if getattr(spec, name) is not None)
     tensor = SOURCES[name](spec, base)
     if len(tensor.values) != math.prod(tensor.shape):
         raise CheckFailed(f"{len(tensor.values)} values do not fill the shape {list(tensor.shape)}")
@@ -39,8 +39,7 @@ def _data(spec: TensorSpec, base: Path) -> Tensor:
 
 
 def _fill(spec: TensorSpec, base: Path) -> Tensor:
-    value: Scalar = getattr(spec, "fill")  # noqa: B009
-    return _shaped(spec, [value] * math.prod(spec.shape or ()))
+    return _shaped(spec, [spec.fill] * math.prod(spec.shape or ()))
 
 
 def _npy(spec: TensorSpec, base: Path) -> Tensor:

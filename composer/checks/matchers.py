@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from composer.checks.npy import read_npy
 from composer.checks.tensors import Scalar, Tensor, Values, flat, place, rounded
 
 if TYPE_CHECKING:
-    from composer.recipe import AllClose, ArgMax
+    from composer.recipe import AllClose, ArgMax, Sum
 
 Matcher = Callable[[Any, Tensor, Path], str | None]
-
-
-class Sum(Protocol):
-    """What the values along an axis add up to, and how nearly; without `atol` as nearly as the datatype allows."""
-
-    axis: int
-    value: float
-    atol: float | None
 
 
 TOLERANCES: Final[Mapping[str, tuple[float, float]]] = {

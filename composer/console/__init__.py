@@ -6,8 +6,8 @@ Results go to stdout; progress, warnings and errors to stderr. With `json_output
 from __future__ import annotations
 
 import json
-import os
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -15,7 +15,7 @@ from rich.console import Console as Terminal
 from rich.console import RenderableType
 from rich.text import Text
 
-from composer.console.failures import Failure
+from composer.console.failures import BROKEN_PIPE, Failure
 from composer.console.progress import Display, JsonLines, Lively, Plain, Silent
 from composer.events import Event
 
@@ -62,13 +62,14 @@ class Console:
 
     def fail(self, failure: Failure) -> None:
         """Say what went wrong: to people on stderr, and to programs in the JSON object."""
-        self._display.close(failed=True)
+        with suppress(BrokenPipeError):
+            self._display.close(failed=True)
+            if isinstance(self._display, JsonLines):
+                self._display.write({"event": "failed", **failure.to_json()})
+            elif failure.status != BROKEN_PIPE:
+                _complain(self._err, failure)
         if self._json and not self._written:
             self._write(self._answer | {"error": failure.to_json()})
-        if isinstance(self._display, JsonLines):
-            self._display.write({"event": "failed", **failure.to_json()})
-        elif failure.code != "broken-pipe":
-            _complain(self._err, failure)
 
     def flush(self) -> None:
         """Write the JSON object now, for a command that goes on after its result."""
@@ -128,8 +129,3 @@ def _complain(terminal: Terminal, failure: Failure) -> None:
         terminal.print(Text.assemble((label, "bold red"), message), soft_wrap=True)
         if hint:
             terminal.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
-
-
-def silence_stdout() -> None:
-    """Nobody reads stdout any more: give Python another one to flush at its end, so that it does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from composer.console import words
 from composer.errors import NoRoom, Problem, RecipeError, TricomposeError
 
 INTERRUPTED: Final = 130
@@ -44,41 +45,57 @@ class Failure:
 
 def explain(error: BaseException) -> Failure:
     """What an exception means to the user. One that nobody foresaw is a bug, and its traceback goes to a file."""
-    if isinstance(error, TricomposeError):
-        problems = error.problems if isinstance(error, RecipeError) else ()
-        return Failure(status=error.status, code=error.code, message=error.message, hint=error.hint, problems=problems)
+    known = _no_room(error) or error
+    if isinstance(known, TricomposeError):
+        return _foreseen(known)
     if isinstance(error, KeyboardInterrupt):
         return Failure(status=INTERRUPTED, code="interrupted", message="interrupted")
     if isinstance(error, BrokenPipeError):
         return Failure(status=BROKEN_PIPE, code="broken-pipe", message="nobody reads the output any more")
-    return _no_room(error) or _bug(error)
+    return _bug(error)
 
 
-def _no_room(error: BaseException) -> Failure | None:
-    said = None
+def _foreseen(error: TricomposeError) -> Failure:
+    problems = error.problems if isinstance(error, RecipeError) else ()
+    return Failure(
+        status=error.status,
+        code=error.code,
+        message=words.masked(error.message),
+        hint=_masked(error.hint),
+        problems=[
+            Problem(where=one.where, message=words.masked(one.message), hint=_masked(one.hint)) for one in problems
+        ],
+    )
+
+
+def _masked(hint: str | None) -> str | None:
+    return words.masked(hint) if hint else None
+
+
+def _no_room(error: BaseException) -> NoRoom | None:
     if isinstance(error, MemoryError):
-        said = NoRoom("this machine has no memory left", hint="free -h; fewer things at once need less: --jobs 1")
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        place = error.filename or tempfile.gettempdir()
-        said = NoRoom(f"no space left for {place}", hint=f"df -h {place}; --cache and TMPDIR name other places")
-    elif isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
-        said = NoRoom(f"{error.filename}: {error.strerror}", hint=f"ls -ld {error.filename}")
-    return explain(said) if said else None
+        return NoRoom("this machine has no memory left", hint="free -h; fewer things at once need less: --jobs 1")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        place = f"for {error.filename}" if error.filename else "on a disk that is written to"
+        return NoRoom(f"no space is left {place}", hint="df -h; --cache and TMPDIR name other places")
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
+        return NoRoom(f"{error.filename}: {error.strerror}", hint=f"ls -ld {error.filename}")
+    return None
 
 
 def _bug(error: BaseException) -> Failure:
-    words = f"{type(error).__name__}: {error}".splitlines()[0]
+    said = words.masked(f"{type(error).__name__}: {error}".splitlines()[0])
     return Failure(
         status=BUG,
         code="bug",
-        message=f"this is a bug in tricompose, not a fault of yours ({words})",
+        message=f"this is a bug in tricompose, not a fault of yours ({said})",
         hint=_written(error),
     )
 
 
 def _written(error: BaseException) -> str:
     """Put the traceback where it can be attached to a report. It shows source lines, and no values of variables."""
-    text = "".join(traceback.format_exception(error))
+    text = words.masked("".join(traceback.format_exception(error)))
     about = f"python {platform.python_version()} on {platform.platform()}\ncommand: {_command()}\n\n"
     try:
         handle, path = tempfile.mkstemp(prefix="tricompose-bug-", suffix=".txt")

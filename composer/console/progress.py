@@ -10,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import Event as ThreadEvent
+from threading import RLock, Thread
 from typing import Any, Final, Protocol, TextIO
 
 from rich.console import Console as Terminal
@@ -32,6 +33,9 @@ JSON_EVERY: Final = 0.5
 
 _WINDOW: Final = 10.0
 """Seconds that a rate is the mean of."""
+
+_FRAME: Final = 0.125
+"""Seconds between two pictures of the live display."""
 
 _BARS: Final = 6
 _SPARED: Final = ("mounted", "skipped")
@@ -102,6 +106,8 @@ class Stage:
 
     def line(self, now: float) -> str:
         """How far it is: `412 MB of 1.2 GB, 45 MB/s, 18 s left`."""
+        if self.done >= self.total:
+            return words.size(self.total)
         parts = [f"{words.size(self.done)} of {words.size(self.total)}"]
         if rate := self.rate(now):
             parts.append(f"{words.size(round(rate))}/s")
@@ -309,6 +315,7 @@ class Lively:
         self._spinner = Spinner("dots" if _draws(terminal, "⠋") else "line")
         self._marks = ("✓", "✗") if _draws(terminal, "✓✗") else ("ok", "FAILED")
         self._lock = RLock()
+        self._idle = ThreadEvent()
 
     def handle(self, event: Event) -> None:
         """Show an event. The display is up only while a stage is, so that results can be printed in between."""
@@ -339,18 +346,28 @@ class Lively:
 
     def _up(self) -> None:
         if self._live is None:
+            # rich's own refresh would take its lock before ours, and we take ours before rich's.
             self._live = Live(
                 console=self._terminal,
                 get_renderable=self._render,
-                refresh_per_second=8,
+                auto_refresh=False,
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
             self._live.start()
+            self._idle = ThreadEvent()
+            Thread(target=self._tick, args=(self._idle,), daemon=True).start()
+
+    def _tick(self, idle: ThreadEvent) -> None:
+        while not idle.wait(_FRAME):
+            with self._lock:
+                if self._live and not idle.is_set():
+                    self._live.refresh()
 
     def _down_if_idle(self) -> None:
         if self._live and not self._board.stages:
+            self._idle.set()
             live, self._live = self._live, None
             live.stop()
 
@@ -368,8 +385,7 @@ class Lively:
         self._terminal.print(text, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        with self._lock:
-            return Group(*(row for stage in self._board.stages for row in self._rows(stage)))
+        return Group(*(row for stage in self._board.stages for row in self._rows(stage)))
 
     def _rows(self, stage: Stage) -> Iterator[RenderableType]:
         now = self._board.clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -18,8 +18,8 @@ from composer.oci.image import Descriptor, Image
 from composer.pipeline import Outcome
 from composer.plan import Add, Plan, Reuse, Slice, Split, Step, Unread, size_of, slice_size
 
-UNVERIFIED = (
-    "unverified: it could not be seen on this machine, and may be wrong elsewhere; it was not counted as passed"
+UNVERIFIED: Final = (
+    "unverified: it could not be seen on this machine, and may be wrong elsewhere. It does not count as passed."
 )
 
 _OUR_LABELS: Final = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+_LOGIN: Final = re.compile(r"//[^/\s:@]*:[^/\s@]+@")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -45,3 +47,8 @@ def ratio(before: int, after: int) -> str:
         return ""
     share = f"{100 * after / before:.0f} % of the upstream"
     return f"{share}, {before / after:.1f} times smaller" if after < before else share
+
+
+def masked(text: str) -> str:
+    """A text without the login that an address in it may carry."""
+    return _LOGIN.sub("//***@", text)

@@ -279,8 +279,8 @@ class LayoutStore:
 
     def _begin_file(self) -> tuple[int, Path]:
         """A new file in `ingest/`, which `close` removes even if the thread that writes it hangs."""
-        handle, path = begin_file(self.path / _INGEST)
         with self._guard:
+            handle, path = begin_file(self.path / _INGEST)
             self._half_made.add(path)
         return handle, path
 

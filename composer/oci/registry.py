@@ -134,6 +134,8 @@ class RegistryStore:
         stored = response.headers.get("Docker-Content-Digest", descriptor.digest)
         if stored != descriptor.digest:
             raise Corrupt(f"{self.host} stored {stored} where {descriptor.digest} was pushed")
+        if name:
+            self._resolved[name] = descriptor
         return descriptor
 
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
@@ -142,11 +144,11 @@ class RegistryStore:
 
     def close(self) -> None:
         """Stop trying, and tell the registry to forget uploads that were begun and not finished."""
+        self._wire.close()
         with self._lock:
             uploads, self._uploads = list(self._uploads.values()), {}
         for upload in uploads:
             upload.cancel()
-        self._wire.close()
 
     def _look_up(self, name: str) -> Descriptor:
         response = self._ask_for_manifest("HEAD", name)

@@ -193,9 +193,9 @@ def _read_pax(data: bytes, meta: _Meta) -> None:
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 20)
-        length = int(data[at:space]) if space > 0 else 0
-        end = at + length
-        if end > len(data) or end <= space or data[end - 1] != 0x0A:
+        digits = data[at:space] if space > at else b""
+        end = at + int(digits) if digits.isdigit() else 0
+        if not at < space < end <= len(data) or data[end - 1] != 0x0A:
             raise ValueError(f"record at {at}")
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals:

@@ -64,7 +64,7 @@ class Peer:
         return "\n".join(lines) + "\n"
 
     def _docker(self, name: str, *arguments: str) -> Command:
-        return Command(name=name, argv=(DOCKER, "--host", self.host, *arguments))
+        return Command(name=name, argv=("env", "DOCKER_BUILDKIT=1", DOCKER, "--host", self.host, *arguments))
 
 
 def small_layers(full: Manifest, least: Manifest, store: LayoutStore) -> list[Path]:

@@ -202,7 +202,7 @@ def _field(pid: int, name: str, *numbers: int) -> int:
     except OSError:
         return 0
     # A program's name may hold spaces, and stands in parentheses.
-    head, parenthesis, tail = text.rpartition(")")
+    _, parenthesis, tail = text.rpartition(")")
     fields = ["", "", *tail.split()] if parenthesis else text.split()
     return sum(int(fields[number]) for number in numbers)
 

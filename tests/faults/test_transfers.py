@@ -94,11 +94,11 @@ def test_the_same_cut_without_ranges_is_given_up_after_a_few_tries(registry: Reg
 
 
 def test_a_connection_that_stalls_is_left(registry: Registry) -> None:
-    with Proxy(registry.port, [Stall(at=5 * MIB, times=1)]) as proxy:
+    with Proxy(registry.port, [Stall(at=5 * MIB + 500_000, times=1)]) as proxy:
         started = time.monotonic()
         read_through(proxy, stall=1)
         assert time.monotonic() - started < 6
-        assert proxy.bytes_to_client <= 1.02 * SIZE
+        assert proxy.bytes_to_client == SIZE  # what had come before the silence is kept
 
 
 def test_a_registry_that_goes_away_is_unreachable_in_the_end(registry: Registry) -> None:

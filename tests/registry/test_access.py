@@ -13,7 +13,7 @@ from composer.oci.credentials import Credentials
 from composer.oci.image import OCI_LAYER, Descriptor
 from tests.images import picture, put
 from tests.services.proxy import Answer, Proxy, Redirect
-from tests.services.registry import PASSWORD, USERNAME, Registry, login, running_registry, store_at
+from tests.services.registry import PASSWORD, USERNAME, Registry, login, make_certificate, running_registry, store_at
 from tests.services.tokens import ANONYMOUS, TokenService
 
 pytestmark = pytest.mark.registry
@@ -164,14 +164,24 @@ def test_a_registry_that_always_says_401_is_denied(tokened: Registry, tokens: To
 def test_nobody_else_is_told_who_we_are(tokened: Registry, tmp_path: Path) -> None:
     """A blob that is kept elsewhere is fetched there, without our name."""
     with Proxy(tokened.port) as elsewhere, Proxy(tokened.port, [Redirect(port=elsewhere.port)]) as proxy:
-        credentials = login(tmp_path, proxy.host)
-        store = store_at(f"{proxy.host}/a/e", credentials=credentials)
+        store = store_at(f"{proxy.host}/a/e", credentials=login(tmp_path, proxy.host), patience=1)
         put(store, IMAGE, "1")
         with pytest.raises(Unreachable, match="answers 401"):
-            list(store_at(f"{proxy.host}/a/e", credentials=credentials, patience=1).read(IMAGE.manifest.config))
-        assert elsewhere.requests
+            list(store.read(IMAGE.manifest.config))
+        asked = [request for request in proxy.requests if request.method == "GET"]
+        assert asked
+        assert all("Authorization" in request.headers for request in asked)
+        assert len(elsewhere.requests) == len(asked)
         assert all("Authorization" not in request.headers for request in elsewhere.requests)
-        assert any("Authorization" in request.headers for request in proxy.requests)
+
+
+def test_a_registry_behind_a_proxy_that_ends_tls(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """It takes itself for plain HTTP and says so in the locations of uploads."""
+    certificate = make_certificate(tmp_path, "127.0.0.1")
+    with Proxy(registry.port, certificate=certificate) as proxy:
+        store = store_at(f"{proxy.host}/{repository}", ca_bundle=certificate)
+        put(store, IMAGE, "1")
+        assert store.manifest(store.resolve("1")) == IMAGE.manifest.raw
 
 
 def test_a_helper_that_is_missing_leaves_us_anonymous(tokened: Registry, tmp_path: Path) -> None:

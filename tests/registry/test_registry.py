@@ -66,12 +66,15 @@ def test_an_image_is_read_by_skopeo_and_back(store: RegistryStore, registry: Reg
     assert store.manifest(image.root) == image.manifest.raw
 
 
-def test_a_tag_is_resolved_once(store: RegistryStore) -> None:
-    first, second = picture(seed=1), picture(seed=2)
+def test_a_tag_is_resolved_once(store: RegistryStore, registry: Registry) -> None:
+    first, second, third = (picture(seed=seed) for seed in (1, 2, 3))
     put(store, first, "moving")
-    assert store.resolve("moving") == first.root
+    reader = store_at(f"{registry.host}/{store.repository}")
+    assert reader.resolve("moving") == first.root
     put(store, second, "moving")
-    assert store.resolve("moving") == first.root
+    assert reader.resolve("moving") == first.root
+    put(reader, third, "moving")
+    assert reader.resolve("moving") == third.root
 
 
 def test_docker_and_oci_manifests_and_indexes_keep_their_types(store: RegistryStore) -> None:
@@ -303,3 +306,11 @@ def test_a_digest_that_is_not_what_the_registry_answers_is_corrupt(registry: Reg
         through = store_at(f"{proxy.host}/{store.repository}")
         with pytest.raises(Corrupt, match=asked):
             through.resolve(asked)
+
+
+def test_a_registry_that_stores_something_else_is_found_out(registry: Registry, repository: str) -> None:
+    image = picture(seed=51)
+    rule = Answer(method="PUT", path="/manifests/", status=201, headers=(("Docker-Content-Digest", sha256(b"other")),))
+    words = f"stored {sha256(b'other')} where {image.root.digest}"
+    with Proxy(registry.port, [rule]) as proxy, pytest.raises(Corrupt, match=words):
+        put(store_at(f"{proxy.host}/{repository}"), image, "1")

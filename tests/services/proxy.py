@@ -4,8 +4,8 @@
         ...  # talk to 127.0.0.1:{proxy.port} instead of the registry
         assert proxy.bytes_to_client < 2 * size
 
-It speaks plain HTTP/1.1 to both sides. A rule takes hold of the requests that its `method` and `path` match; the first
-that has not run out (`times`) wins, besides `IgnoreRange`.
+It speaks plain HTTP/1.1 to the registry, and to clients too unless it is given a certificate. A rule takes hold of
+the requests that its `method` and `path` match; the first that has not run out (`times`) wins, besides `IgnoreRange`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from io import BufferedReader
+from pathlib import Path
 from types import TracebackType
 
 PIECE = 1 << 16
@@ -125,7 +127,7 @@ class Request:
 class Proxy:
     """A running proxy. Its counts may be read at any time."""
 
-    def __init__(self, upstream_port: int, rules: Sequence[Rules] = ()) -> None:
+    def __init__(self, upstream_port: int, rules: Sequence[Rules] = (), *, certificate: Path | None = None) -> None:
         self.rules = list(rules)
         self.requests: list[Request] = []
         self.bytes_to_client = 0
@@ -135,6 +137,9 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._ended = threading.Event()
+        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+        if self._tls and certificate:
+            self._tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
@@ -173,18 +178,15 @@ class Proxy:
 
     def _serve(self, connection: socket.socket) -> None:
         upstream = http.client.HTTPConnection("127.0.0.1", self._upstream, timeout=60)
-        reader = connection.makefile("rb")
-        try:
-            while not self._ended.is_set() and self._one(connection, reader, upstream):
-                pass
-        except (OSError, http.client.HTTPException, ValueError):
-            pass
-        finally:
-            upstream.close()
-            reader.close()
-            with self._lock:
-                self._open.discard(connection)
-            connection.close()
+        with closing(upstream), suppress(OSError, http.client.HTTPException, ValueError):
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            with connection.makefile("rb") as reader:
+                while not self._ended.is_set() and self._one(connection, reader, upstream):
+                    pass
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
 
     def _one(self, client: socket.socket, reader: BufferedReader, upstream: http.client.HTTPConnection) -> bool:
         line = reader.readline(1 << 16)

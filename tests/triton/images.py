@@ -59,14 +59,20 @@ class Bench:
     base: Descriptor
     settings: Mapping[str, Any]
 
-    def image(self, models: Mapping[str, str], *flags: str, command: Sequence[str] = (), user: str = "") -> Image:
-        """An image that serves `models` (files by path below /models) with the given flags."""
+    def image(
+        self, models: Mapping[str, str], *flags: str, command: Sequence[str] = (), user: str = "", **settings: object
+    ) -> Image:
+        """An image that serves `models` (files by path below /models) with the given flags.
+
+        `settings` go into the config: `entrypoint`, `volumes`, with a small letter.
+        """
         layer = self._write(_tar({f"models/{path}": text for path, text in models.items()}), OCI_LAYER)
-        default = ("tritonserver", "--model-repository=/models", *flags)
+        words = list(command or ("tritonserver", "--model-repository=/models", *flags))
+        more = {name.capitalize(): value for name, value in settings.items()}
         config = {
             "os": "linux",
             "architecture": "amd64",
-            "config": {**self.settings, "Cmd": list(command or default), "User": user},
+            "config": {**self.settings, "Cmd": words, "User": user, **more},
             "rootfs": {"type": "layers", "diff_ids": [self.base.digest, layer.digest]},
         }
         raw = canonical_json(config)

@@ -21,7 +21,7 @@ from composer.checks import Report, Result, prove
 from composer.errors import Unplannable
 from composer.events import Event, Warned, ignore
 from composer.recipe import Run, Validate, parse_recipe
-from composer.runners import Running, pick
+from composer.runners import Running, pick, rootfs
 from composer.runners.ports import free_ports, listened
 from composer.runners.rootfs import RootfsRunner
 from tests.triton.images import Bench, python_model
@@ -66,7 +66,7 @@ def check(model: str, expected: str, name: str = "", sent: str = "X: {dtype: FP3
     return f"""
     - id: {name or model}
       model: {model}
-      request: {{inputs: {{{sent}}}, timeout: 3s}}
+      request: {{inputs: {{{sent}}}, timeout: 2s}}
       expect: {{outputs: {{{expected}}}}}"""
 
 
@@ -144,6 +144,9 @@ def test_a_good_image_is_proved(bench: Bench, scratch: Path) -> None:
         regions = {path.name for path in inner.iterdir()}
         assert regions
         assert not regions & {path.name for path in Path("/dev/shm").iterdir()}
+        running.stop()
+        assert "All models are stopped, unloading models" in running.logs()
+        assert running.exit_code() == 0
     outcomes = {one.id: one.outcome for one in report.results}
     assert outcomes == {
         "ready": "passed",
@@ -161,6 +164,13 @@ def test_a_good_image_is_proved(bench: Bench, scratch: Path) -> None:
     assert report.server == "triton 2.51.0"
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For servers that would not end when they are asked to."""
+    monkeypatch.setattr(rootfs, "GRACE", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_models_that_are_ready_and_do_not_serve(bench: Bench) -> None:
     """Triton calls every one of them ready. Each fails, in words of its own."""
     expected = "Y: {allclose: {values: [1, 2]}}"
@@ -174,7 +184,7 @@ def test_models_that_are_ready_and_do_not_serve(bench: Bench) -> None:
         "shape": "output Y: its shape is [3], the model's configuration says [2]",
         "other": "output Y is missing: the answer has no outputs",
         "nan": "output Y: allclose: at [0] 1 is expected, it is nan",
-        "silent": "no answer within 3 s; the server counts the request as answered",
+        "silent": "no answer within 2 s; the server counts the request as answered",
         "raises": "HTTP 500: Failed to process the request(s) for model 'raises",
         "dies": "HTTP 500: Stub process 'dies_0_0' is not healthy.",
         "idle": "HTTP 500: Failed to process the request(s) for model 'idle",
@@ -200,22 +210,22 @@ def test_a_model_that_does_not_load_in_a_server_that_does_not_mind(bench: Bench)
     bad = {"bad/config.pbtxt": 'name: "good" backend: "python"', "bad/1/model.py": ""}
     with started(bench, ADD | bad, "--exit-on-error=false") as running:
         report = proved(running, validation(SUM), "add", "bad")
-    assert result(report, "ready").outcome in ("passed", "failed")
-    models = [one for one in report.results if one.id in ("ready", "models") and one.outcome == "failed"]
-    assert len(models) == 1
-    assert "bad" in models[0].message
+    assert result(report, "ready").outcome == "passed"
+    assert result(report, "sum").outcome == "passed"
+    assert result(report, "models").message.startswith("bad is not ready: unexpected directory name 'bad'")
     assert not report.ok
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_hangs_is_given_up(bench: Bench) -> None:
     hangs = python_model("hangs", "def initialize(self, args):\n    time.sleep(600)", INPUT, OUTPUT)
     begun = time.monotonic()
     with started(bench, ADD | hangs) as running:
-        report = proved(running, validation(SUM, startup="{deadline: 60s, stall: 3s}"), "add", "hangs")
+        report = proved(running, validation(SUM, startup="{deadline: 60s, stall: 6s}"), "add", "hangs")
     assert result(report, "ready").message == (
-        "the server made no progress for 3 s; these models never finished loading: hangs version 1"
+        "the server made no progress for 6 s; these models never finished loading: hangs version 1"
     )
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 60
 
 
 def test_an_empty_repository_proves_nothing_though_it_is_ready(bench: Bench) -> None:
@@ -357,6 +367,21 @@ def test_a_server_never_outlives_us(bench: Bench, scratch: Path, number: signal.
     if number == signal.SIGKILL:  # nobody was left to clear up but us
         for folder in scratch.iterdir():
             shutil.rmtree(folder)
+
+
+def test_a_folder_that_keeps_even_us_out_goes_too() -> None:
+    script = """
+import os
+from composer.runners.rootfs import _workspace
+with _workspace() as folder:
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "a/b/file").write_text("x")
+    (folder / "a/link").symlink_to("/nowhere")
+    os.chmod(folder / "a/b", 0)
+    os.chmod(folder / "a", 0o400)
+assert not folder.exists()
+"""
+    subprocess.run([*AS_USER, sys.executable, "-c", script], check=True)
 
 
 def _tagged(bench: Bench, tag: str) -> None:

@@ -201,16 +201,17 @@ def test_an_incoming_blob_is_there_when_committed_and_never_else(store: LayoutSt
 
 
 def test_closing_removes_what_a_hanging_thread_had_begun(store: LayoutStore) -> None:
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     def hanging() -> Iterator[bytes]:
         yield b"begun"
+        begun.set()
         go_on.wait()
 
     thread = threading.Thread(target=lambda: store.write(Descriptor.of(b"begun", "x"), hanging), daemon=True)
     thread.start()
-    while not ingest(store):
-        pass
+    assert begun.wait(10)
+    assert len(ingest(store)) == 1
     store.close()
     assert ingest(store) == []
     threading.excepthook, hook = lambda _: None, threading.excepthook

@@ -203,3 +203,13 @@ def test_flipped_bytes_never_get_past_the_parser(noise: bytes, at: int) -> None:
     data[at : at + len(noise)] = noise
     with suppress(Corrupt):
         read(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "record", [b"11 path=abc\n\0\0\0\0", b"11 path=abc\n-5 path=x\n", b"11 path=abc\n path=x\n", b"0 \n"]
+)
+def test_a_record_without_a_length_is_no_endless_loop(record: bytes) -> None:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(record)
+    with pytest.raises(Corrupt, match="damaged PAX header"):
+        read(info.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512) + tar.END)
