@@ -161,7 +161,7 @@ def _index_of(path: Path) -> dict[str, _Place]:
         with tarfile.open(path, "r:") as tar:
             for member in _forward(tar):
                 name = posixpath.normpath(member.name)
-                if member.isreg() and not member.issparse():
+                if member.isreg():
                     places[name] = _Place(offset=member.offset_data, size=member.size)
                 elif member.issym():
                     links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))

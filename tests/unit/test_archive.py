@@ -217,6 +217,8 @@ def test_an_index_is_whole_in_an_oci_archive_and_too_much_for_a_docker_archive(
     assert root == index.descriptor
     assert open_oci_archive(path).manifest(index.descriptor) == index.raw
     assert_same(open_docker_archive(path), "x:1", amd)
+    with tarfile.open(path) as tar:
+        assert tar.getnames()[3] == f"blobs/sha256/{index.descriptor.digest[7:]}"
     skopeo("copy", "--all", f"oci-archive:{path}:1", f"dir:{tmp_path / 'copied'}")
     assert (tmp_path / "copied" / "manifest.json").read_bytes() == index.raw
     with pytest.raises(Unplannable, match=r"one platform.*linux/amd64, linux/arm64") as caught:
@@ -363,6 +365,21 @@ def test_a_json_too_large_for_memory_is_refused(tmp_path: Path) -> None:
         tar.addfile(member, io.BytesIO(bytes(member.size)))
     with pytest.raises(Corrupt, match="bytes"):
         open_docker_archive(path)
+
+
+def test_a_negative_size_leads_in_no_circle(tmp_path: Path) -> None:
+    """Source: CVE-2025-8194, where tarfile went back and forth between two headers."""
+    path = tar_of(tmp_path / "x.tar", docker_save(picture()))
+    whole = bytearray(path.read_bytes())
+    for block in range(0, len(whole), 512):
+        if whole[block + 257 : block + 262] == b"ustar":
+            damaged = whole.copy()
+            damaged[block + 124 : block + 136] = b"\xff" * 10 + b"\xfc\x00"
+            damaged[block + 148 : block + 156] = b" " * 8
+            damaged[block + 148 : block + 156] = b"%06o\0 " % sum(damaged[block : block + 512])
+            path.write_bytes(damaged)
+            with pytest.raises(Corrupt):
+                open_docker_archive(path)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

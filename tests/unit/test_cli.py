@@ -75,9 +75,7 @@ def tool(place: Place, capfd: pytest.CaptureFixture[str]) -> Tool:
 @contextmanager
 def started(*arguments: str, **how: Any) -> Iterator[subprocess.Popen[str]]:
     """The command as a process of its own, which is gone at the end."""
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
-    )
+    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
     try:
         yield process
     finally:
@@ -450,7 +448,12 @@ def test_completion_scripts(tool: Tool, shell: str) -> None:
 
 
 def test_completion_completes() -> None:
-    environment = {**os.environ, "_TRICOMPOSE_COMPLETE": "bash_complete", "COMP_WORDS": "tricompose bui", "COMP_CWORD": "1"}
+    environment = {
+        **os.environ,
+        "_TRICOMPOSE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "tricompose bui",
+        "COMP_CWORD": "1",
+    }
     done = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "plain,build\n"
 
@@ -503,7 +506,11 @@ USAGE = {
     "no such command": (("bulid",), "No such command 'bulid'. Did you mean 'build'?", "tricompose --help"),
     "no such option": (("build", "--otput", "x"), "No such option '--otput'", "tricompose build --help"),
     "no argument": (("copy", "oci:a:1"), "Missing argument 'DST'.", "tricompose copy --help"),
-    "no such choice": (("plan", "recipe.yaml", "--scan", "some"), "Invalid value for '--scan'", "tricompose plan --help"),
+    "no such choice": (
+        ("plan", "recipe.yaml", "--scan", "some"),
+        "Invalid value for '--scan'",
+        "tricompose plan --help",
+    ),
 }
 
 

@@ -33,7 +33,12 @@ class Watched:
         self.label = inner.label
         self.seen: list[tuple[str, str]] = []
         self.meddle: Callable[[Descriptor, Iterator[bytes]], Iterator[bytes]] = lambda _, chunks: chunks
-        self.resolve, self.manifest, self.close = inner.resolve, inner.manifest, inner.close
+        self.read_manifests: list[str] = []
+        self.resolve, self.close = inner.resolve, inner.close
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        self.read_manifests.append(descriptor.digest)
+        return self.inner.manifest(descriptor)
 
     def has(self, descriptor: Descriptor) -> bool:
         self.seen.append(("has", descriptor.digest))
@@ -230,6 +235,40 @@ def test_the_first_error_ends_the_rest_even_one_that_hangs(source: Watched, sink
     release.set()
     time.sleep(0.2)
     assert sink.did("publish") == []
+
+
+def test_what_moves_when_an_error_comes_stops_moving(source: Watched, sink: Watched) -> None:
+    image = picture(layers=2)
+    put(source.inner, image, "a")
+    pieces: list[float] = []
+
+    def meddle(descriptor: Descriptor, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        if descriptor.digest == image.manifest.layers[0].digest:
+            time.sleep(0.1)
+            raise NotFound("gone")
+        for chunk in chunks:
+            for byte in chunk:
+                pieces.append(time.monotonic())
+                time.sleep(0.02)
+                yield bytes([byte])
+
+    source.meddle = meddle
+    with pytest.raises(NotFound, match="gone"):
+        transfer(source, image.root, sink, "x", emit=ignore, jobs=3)
+    ended = time.monotonic()
+    time.sleep(0.3)
+    assert pieces
+    assert not [piece for piece in pieces if piece > ended]
+
+
+def test_a_manifest_listed_twice_is_read_once(source: Watched, sink: Watched) -> None:
+    image = picture()
+    put(source.inner, image, None)
+    index = make_index(OCI_INDEX, [image.root, image.root])
+    source.inner.publish(index.raw, index.media_type, "twice")
+    transfer(source, index.descriptor, sink, "x", emit=ignore, jobs=1)
+    assert sink.did("publish") == [image.root.digest, index.descriptor.digest]
+    assert source.read_manifests == [index.descriptor.digest, image.root.digest]
 
 
 def test_work_that_was_not_begun_is_not_begun_after_an_error() -> None:

@@ -146,6 +146,7 @@ def test_a_tag_moves_and_goes_and_foreign_words_stay(store: LayoutStore) -> None
     put(store, picture(layers=3), "a")
     put(store, picture(), "b")
     assert store.resolve("a").digest == picture(layers=3).root.digest
+    assert len(json.loads((store.path / "index.json").read_bytes())["manifests"]) == 2
     store.remove("a")
     assert store.tags() == ("b",)
     assert json.loads((store.path / "index.json").read_bytes())["annotations"] == {"theirs": "kept"}
