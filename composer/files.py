@@ -26,7 +26,7 @@ class LocalFile:
 
 
 def survey_files(recipe: Recipe) -> tuple[LocalFile, ...]:
-    """Every file that `files:` names, or that lies in a folder it names. Raises `RecipeError` for all that is missing."""
+    """Every file that `files:` names, or that lies in a folder of it. Raises `RecipeError` for all that is missing."""
     problems: list[Problem] = []
     found: dict[str, LocalFile] = {}
     for number, wanted in enumerate(recipe.files):

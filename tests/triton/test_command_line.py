@@ -1,0 +1,150 @@
+"""`tricompose validate` and `run` with a real server: what they say, how they exit, and that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from composer import command
+from composer.cli import tricompose
+from composer.runners.ports import free_ports
+from tests.triton.images import Bench, python_model
+
+pytestmark = pytest.mark.triton
+
+ADD = python_model(
+    "add",
+    "def execute(self, requests):\n"
+    "    return [answer(Y=tensor(request, 'A') + tensor(request, 'B')) for request in requests]",
+    {"A": "INT32 [2]", "B": "INT32 [2]"},
+    {"Y": "INT32 [2]"},
+)
+RECIPE = """\
+upstream: oci:nowhere
+models: [{path: ./models}]
+validate:
+  startup: {deadline: 60s, stall: 30s}
+  checks:
+    - id: sum
+      model: add
+      request: {inputs: {A: {dtype: INT32, shape: [2], data: [1, 2]}, B: {dtype: INT32, shape: [2], data: [3, 4]}}}
+      expect: {outputs: {Y: {equals: [4, 6]}}}
+"""
+PROGRAM = [sys.executable, "-c", "import sys; from composer.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def image(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An image with one model; we are in a folder with the recipe that it is proved by."""
+    for path, text in ADD.items():
+        file = tmp_path / "models" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRICOMPOSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return f"oci:{bench.store.path}@{bench.image(ADD).manifest.descriptor.digest}"
+
+
+@contextmanager
+def serving(image: str, ports: dict[str, int], *more: str) -> Iterator[subprocess.Popen[str]]:
+    flags = [f"--{name}-port={port}" for name, port in ports.items()]
+    line = [*PROGRAM, "run", image, "--runner", "rootfs", *flags, *more]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def first_line_of(process: subprocess.Popen[str], name: str, pattern: str) -> str:
+    """Wait for a line; fail with what was said where it does not come within a minute."""
+    stream = getattr(process, name)
+    said, deadline = "", time.monotonic() + 60
+    while time.monotonic() < deadline and select.select([stream], [], [], 60)[0]:
+        line = stream.readline()
+        if re.search(pattern, line):
+            return str(line)
+        if not line:
+            break
+        said += line
+    pytest.fail(f"no {pattern!r} in:\n{said}")
+
+
+def test_run_serves_until_it_is_interrupted(image: str, tmp_path: Path) -> None:
+    ports = free_ports()
+    with serving(image, ports, "--progress", "plain") as process:
+        line = first_line_of(process, "stdout", "ready")
+        assert line == f"ready: http://127.0.0.1:{ports['http']}   (Ctrl-C stops it)\n"
+        assert requests.get(f"http://127.0.0.1:{ports['http']}/v2", timeout=5).json()["name"] == "triton"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert re.search(r"^server: .*successfully loaded 'add'", err, re.MULTILINE), "its log is shown"
+    assert f"start: done: http://127.0.0.1:{ports['http']} is ready" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "tmp").iterdir()) == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{ports['http']}/v2", timeout=5)
+
+
+def test_run_says_where_it_serves_as_json(image: str) -> None:
+    ports = free_ports()
+    with serving(image, ports, "--json", "-q") as process:
+        first_line_of(process, "stdout", r"^\{")
+        text = "{"
+        while not text.endswith("\n}\n"):
+            text += process.stdout.readline() if process.stdout else ""
+        process.send_signal(signal.SIGTERM)
+        rest, err = process.communicate(timeout=60)
+    document: dict[str, Any] = json.loads(text)
+    assert document["schema"] == 1
+    assert document["server"]["http"] == f"http://127.0.0.1:{ports['http']}"
+    assert document["server"]["grpc"] == f"127.0.0.1:{ports['grpc']}"
+    assert (process.returncode, rest, err) == (0, "", "")
+
+
+def test_run_that_is_interrupted_before_it_is_ready(image: str, tmp_path: Path) -> None:
+    with serving(image, free_ports(), "--progress", "plain") as process:
+        first_line_of(process, "stderr", "starting on the host's network")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["passes", "fails"])
+def test_validate(image: str, right: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    if not right:
+        Path("recipe.yaml").write_text(RECIPE.replace("[4, 6]", "[4, 7]"))
+    arguments = ["validate", "recipe.yaml", "--image", image, "--runner", "rootfs"]
+    status = command.run(tricompose, [*arguments, "--json"])
+    document = json.loads(capfd.readouterr().out)
+    outcomes = {one["id"]: one["outcome"] for one in document["report"]["results"]}
+    assert outcomes == {
+        "ready": "passed",
+        "models": "passed",
+        "sum": "passed" if right else "failed",
+        "gpu": "unverified",
+    }
+    assert document["report"]["ok"] is right
+    assert document["report"]["server"].startswith("triton ")
+    assert (status, "error" in document) == ((0, False) if right else (12, True))
+    assert os.listdir("tmp") == []
