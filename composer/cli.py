@@ -6,7 +6,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -200,7 +201,8 @@ def _validate(desk: Desk, /, recipe: Path, image: str | None, runner: str) -> No
 
     loaded = _load(recipe)
     reference = parse_reference(image) if image else None
-    report = pipeline.validate(loaded, desk.place(loaded), image=reference, runner=runner)
+    with _unless_unbuilt(recipe):
+        report = pipeline.validate(loaded, desk.place(loaded), image=reference, runner=runner)
     desk.console.result("report", report.to_json(), *results.report_text(report))
     if not report.ok:
         raise CheckFailed(f"not proved: {results.tally(report)}", hint=f"tricompose run {image or recipe}")
@@ -238,10 +240,25 @@ def _run(desk: Desk, /, what: str, runner: str, **ports: int | None) -> None:
         desk.console.flush()
 
     try:
-        pipeline.run(image, options, place, runner=runner, ready=ready)
+        with _unless_unbuilt(what):
+            pipeline.run(image, options, place, runner=runner, ready=ready)
     except KeyboardInterrupt:
         if not served:
             raise
+
+
+@contextmanager
+def _unless_unbuilt(recipe: Path | str) -> Iterator[None]:
+    """Say of an image that is not there that it may have to be built, where a recipe names it."""
+    from composer.errors import NotFound
+    from composer.oci.names import TRANSPORTS
+
+    try:
+        yield
+    except NotFound as error:
+        if str(recipe).partition(":")[0] in TRANSPORTS:
+            raise
+        raise NotFound(error.message, hint=f"if it is not built yet: tricompose build {recipe}") from error
 
 
 def _to_run(desk: Desk, what: str, ports: Mapping[str, int | None]) -> tuple[Reference, Run, Workplace]:
@@ -528,7 +545,3 @@ def _make_writable(name: str) -> None:
         setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open as long as the process lives
     elif isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

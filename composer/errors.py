@@ -98,6 +98,9 @@ class Corrupt(TricomposeError):
     code = "corrupt"
     status = 10
 
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or "it is broken where it comes from: copy or push that image again")
+
 
 class BuildFailed(TricomposeError):
     """An engine or a container runtime ran and failed; the message ends with its last lines."""

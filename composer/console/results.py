@@ -42,7 +42,7 @@ def table(*headers: str, numbers: Sequence[str] = ()) -> Table:
 def facts(rows: Sequence[tuple[str, str]]) -> Table:
     """Names and what they are."""
     made = Table.grid(padding=(0, 2))
-    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True, min_width=9)
     made.add_column(overflow="fold")
     for name, text in rows:
         made.add_row(Text(name, style="bold"), Text(text))
@@ -79,7 +79,9 @@ def _step_row(step: Step) -> tuple[str, str, str, str, str]:
         case Split():
             after = f"{'' if step.known else '~'}{words.size(size_of(step))}"
             unpacked = words.size(sum(one.content for one in step.slices))
-            return words.short(step.layer.digest), "split", f"{words.size(step.layer.size)} -> {after}", unpacked, "..."
+            shrinks = f"{words.size(step.layer.size)} -> {after}"
+            why = f"loses {sum(not one.kept for one in step.slices)} of {words.count(len(step.slices), 'part')}"
+            return words.short(step.layer.digest), "split", shrinks, unpacked, why
         case Add():
             return step.title, "added", f"~{words.size(step.content)}", words.size(step.content), step.because
 
@@ -110,10 +112,6 @@ def _sum(components: Sequence[Component]) -> str:
         return "-"
     unpacked = words.size(sum(one.size for one in components))
     return f"{', '.join(one.key for one in components)}: {unpacked} unpacked"
-
-
-def _names(components: Sequence[Component]) -> str:
-    return ", ".join(f"{one.key} ({words.size(one.size)})" for one in components)
 
 
 def _unknowns(plan: Plan, recipe: str) -> Iterator[str]:
@@ -186,11 +184,11 @@ def outcome_text(outcome: Outcome, name: str) -> Iterator[RenderableType]:
         yield from _savings(plan, image, outcome.reports.get(str(image.platform)), name)
     yield facts([("digest", outcome.root.digest), *(("delivered", place) for place in outcome.delivered)])
     if outcome.cached:
-        yield Text()
         yield Text(
-            f"The recipe has no outputs, so the image is in the cache. To get it:\n"
+            f"\nThe recipe has no outputs, so the image is in the cache. To get it:\n"
             f"  tricompose copy {outcome.cached} oci-archive:{name}.tar:{name}"
         )
+    yield Text()
 
 
 def _savings(plan: Plan, image: Image, report: Report | None, name: str) -> Iterator[RenderableType]:
@@ -200,14 +198,16 @@ def _savings(plan: Plan, image: Image, report: Report | None, name: str) -> Iter
             ("image", f"{name} for {image.platform}"),
             ("upstream", f"{words.size(plan.upstream_size)} in {_layers(plan.upstream.image)}"),
             ("result", f"{words.size(size)} in {_layers(image)}: {words.ratio(plan.upstream_size, size)}"),
-            ("kept", _names(plan.kept) or "no backends"),
+            ("kept", _sum(plan.kept)),
         ]
     )
+    yield Text()
     if plan.dropped:
         dropped = table("DROPPED", "UNPACKED", "FILES", numbers=("UNPACKED", "FILES"))
         for one in sorted(plan.dropped, key=lambda one: one.size, reverse=True):
             dropped.add_row(Text(one.key), words.size(one.size), str(one.files))
         yield dropped
+        yield Text()
     yield from _proof(report)
 
 
@@ -223,7 +223,7 @@ def _proof(report: Report | None) -> Iterator[RenderableType]:
     rest = [result for result in report.results if result.outcome != "passed"]
     yield from (Text(f"  {result.outcome}  {result.id}: {result.message}") for result in rest)
     if any(result.outcome == "unverified" for result in rest):
-        yield Text(f"  ({UNVERIFIED})")
+        yield Text(f"  {UNVERIFIED}")
 
 
 def layers_size(image: Image) -> int:

