@@ -200,7 +200,7 @@ def make_plan(
     )
     _refuse_too_many(steps, how.max_size)
     labels = {
-        configs.UPSTREAM_LABEL: f"{upstream.reference.place}@{upstream.image.manifest.descriptor.digest}",
+        configs.UPSTREAM_LABEL: _upstream_name(upstream),
         configs.BACKENDS_LABEL: ",".join(
             name.partition("/")[2] for name in sorted(selected) if name.startswith("backends/")
         ),
@@ -216,6 +216,12 @@ def make_plan(
         created=moment,
         max_layer_size=recipe.max_layer_size,
     )
+
+
+def _upstream_name(upstream: Upstream) -> str:
+    """What the upstream is for everybody: where a file or a folder lay on this machine is nobody's business."""
+    digest = upstream.image.manifest.descriptor.digest
+    return f"{upstream.reference.place}@{digest}" if upstream.reference.transport == "docker" else digest
 
 
 # -- which components -----------------------------------------------------------------------------------------

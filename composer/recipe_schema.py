@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -627,4 +628,4 @@ class Recipe(_Part):
         """The reference with a relative path made to start from `base`. Registries and daemons are as they are."""
         if reference.transport in ("docker", "docker-daemon"):
             return reference
-        return replace(reference, place=str(self.base / reference.place))
+        return replace(reference, place=os.path.normpath(self.base / reference.place))

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -143,11 +144,33 @@ class Engine:
         if any(isinstance(cause, PermissionError) for cause in _causes(error)):
             hint = "sudo usermod -aG docker $USER, and log in again"
             return Denied(f"this user may not talk to the Docker Engine at {self._host}", hint=hint)
-        hint = "sudo systemctl start docker" if self.local else f"is {self._host} right? DOCKER_HOST names it"
+        hint = _mend() if self.local else f"is {self._host} right? DOCKER_HOST names it"
         reason = next((str(cause) for cause in _causes(error) if isinstance(cause, OSError) and cause.errno), "")
         return Unreachable(
             f"the Docker Engine at {self._host} cannot be reached: {_line(reason or str(error))}", hint=hint
         )
+
+
+_INSTALL: Final[Mapping[str, str]] = {
+    "debian": "sudo apt-get install -y docker.io",
+    "ubuntu": "sudo apt-get install -y docker.io",
+    "fedora": "sudo dnf install -y moby-engine && sudo systemctl enable --now docker",
+    "rhel": "sudo dnf install -y docker-ce && sudo systemctl enable --now docker",
+    "suse": "sudo zypper install -y docker && sudo systemctl enable --now docker",
+    "arch": "sudo pacman -S docker && sudo systemctl enable --now docker",
+    "alpine": "sudo apk add docker && sudo rc-service docker start",
+}
+"""How this machine gets a Docker Engine, by the distribution's ID or what it is like (os-release(5))."""
+
+
+def _mend() -> str:
+    """The command that brings up an engine here: it is started if it is installed, else installed."""
+    if shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"):
+        return "sudo systemctl start docker"
+    import distro
+
+    family = (distro.id(), *distro.like().split())
+    return next((_INSTALL[name] for name in family if name in _INSTALL), "https://docs.docker.com/engine/install/")
 
 
 class DaemonStore:

@@ -118,7 +118,12 @@ def _run(command: Command, watch: _Watch, log: Path) -> tuple[float, float]:
     with log.open("ab") as said:
         process = subprocess.Popen(command.argv, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
     watch.client = process.pid
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     wall = time.monotonic() - began
     watch.client = None
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -9,6 +9,9 @@ from tests.bench.process import Cost
 from tests.bench.rewriter import MB, Rewrite
 from tests.bench.story import Comparison, Scenario
 
+NOTHING = 0.2
+"""Fewer seconds or MB than this count as none: manifests and requests move some, and their ratio says nothing."""
+
 HEAD = "| | wall | CPU | memory | read | written | disk |\n|---|---|---|---|---|---|---|"
 
 
@@ -65,8 +68,16 @@ def _row(scenario: Scenario) -> str:
 
 
 def _cell(direct: float, docker: float, unit: str) -> str:
-    times = f"**{_short(docker / direct)} x**" if direct >= 0.05 else "**0**"
-    return f"{times} ({_short(direct)} : {_short(docker)} {unit})"
+    return f"**{_times(direct, docker)}** ({_short(direct)} : {_short(docker)} {unit})"
+
+
+def _times(direct: float, docker: float) -> str:
+    """How many times as much Docker needs. What rounds to nothing is nothing: its ratio would be noise."""
+    if direct < NOTHING and docker < NOTHING:
+        return "neither"
+    if direct < NOTHING:
+        return "only Docker"
+    return f"{docker / direct:.2g} x" if docker / direct < 10 else f"{docker / direct:.0f} x"
 
 
 def _short(number: float) -> str:

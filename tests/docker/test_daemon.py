@@ -381,6 +381,27 @@ def test_an_image_that_is_not_there_names_the_nearest(dockerd: Dockerd, source: 
 # -- engines that are not there ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "like", "command"),
+    [
+        ("debian", "", "apt-get install -y docker.io"),
+        ("linuxmint", "ubuntu debian", "apt-get install -y docker.io"),
+        ("rocky", "rhel centos fedora", "dnf install -y docker-ce"),
+        ("plan9", "", "https://docs.docker.com/engine/install/"),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_installed_as_the_distribution_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, like: str, command: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'nothing.sock'}")
+    monkeypatch.setattr("shutil.which", lambda tool, path=None: None)
+    monkeypatch.setattr("distro.id", lambda: name)
+    monkeypatch.setattr("distro.like", lambda: like)
+    with pytest.raises(Unreachable) as caught:
+        DaemonTarget(parse_reference("docker-daemon:x:1"))
+    assert command in (caught.value.hint or "")
+
+
 def test_no_engine_is_unreachable_with_the_command_that_starts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

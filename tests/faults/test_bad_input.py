@@ -161,7 +161,9 @@ OUTPUTS = {
     ),
     "no transport": Case(status=5, arguments=output("result"), says={".*does not name an image": "one of docker://.*"}),
     "a transport misspelled": Case(
-        status=5, arguments=output("docker-deamon:x:1"), says={".*does not name an image": r"did you mean docker-daemon:x:1\?"}
+        status=5,
+        arguments=output("docker-deamon:x:1"),
+        says={".*does not name an image": r"did you mean docker-daemon:x:1\?"},
     ),
     "capitals": Case(status=5, arguments=output("docker://h.io/UP:1"), says={".*": ".*lower-case.*"}),
     "a file for a folder": Case(

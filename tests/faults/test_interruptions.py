@@ -84,7 +84,7 @@ def test_stopped_at_any_moment(
     if process.returncode == 0:
         assert digest_at(tmp_path / "result") == whole
     else:
-        assert digest_at(tmp_path / "result") == "", "a stopped build shows no image"
+        assert digest_at(tmp_path / "result") in ("", whole), "a stopped build shows no image, or the whole one"
         assert "Traceback" not in said
         if sent != signal.SIGKILL:
             assert process.returncode == 130, said
