@@ -71,7 +71,7 @@ class Upstream(_Part):
     full: ImageName
     """The full image, with every backend in it."""
     min: ImageName | None = None
-    """The image that the full one was built from. Only `engine: dockerfile` starts from it."""
+    """The image that the full one was built from: layers that both begin with hold no backends, and are not read."""
 
 
 # -- what goes in ---------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Console:
         """A result: under `key` in the JSON object, or as text."""
         if self._json:
             self._answer[key] = document
-        else:
+        elif text:
             self._print(*text)
 
     def add_result(self, key: str, document: object, *text: RenderableType) -> None:
