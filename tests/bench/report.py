@@ -77,6 +77,8 @@ def _times(direct: float, docker: float) -> str:
         return "neither"
     if direct < NOTHING:
         return "only Docker"
+    if docker < NOTHING:
+        return "only tricompose"
     return f"{docker / direct:.2g} x" if docker / direct < 10 else f"{docker / direct:.0f} x"
 
 

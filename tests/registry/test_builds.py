@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from composer import pipeline
 from composer.errors import Denied, NotFound, TricomposeError
+from composer.lock import read_image
+from composer.oci.image import OCI_INDEX, Descriptor, Platform, canonical_json, make_index, make_manifest
 from composer.oci.names import parse_reference
+from composer.oci.registry import RegistryStore
+from composer.oci.transports import open_source
 from tests.parity.place import BASE, HOME, Place, file, packed, server
 from tests.services.proxy import Answer, Cut, Proxy
 from tests.services.registry import Registry
 
 SIZE = 3_000_000
+AMD64, ARM64 = (Platform(os="linux", architecture=name) for name in ("amd64", "arm64"))
 RECIPE = "backends: [onnxruntime, python]"
 
 
@@ -140,3 +147,55 @@ def test_a_refused_target_leaves_nothing(place: Place, proxy: Proxy, repository:
         place.build(RECIPE, slim(proxy, repository))
     with pytest.raises(NotFound):
         pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+
+
+def test_dockers_own_media_types_stay_what_they_are(
+    place: Place, proxy: Proxy, repository: str, registry: Registry
+) -> None:
+    """NVIDIA's images are v2s2: the result is too, whole, and unpacks to what the law says."""
+    for tag in ("full", "min"):
+        target = f"docker://{registry.host}/{repository}/v2s2:{tag}"
+        source = f"oci:{place.path}/upstream:{tag}"
+        subprocess.run(["skopeo", "copy", "-q", "--format=v2s2", "--dest-tls-verify=false", source, target], check=True)
+    place.origin = place.origin.replace("/up:", "/v2s2:")
+    place.build(RECIPE, slim(proxy, repository))
+    _, images = pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+    manifest = images[0].manifest
+    assert manifest.media_type == "application/vnd.docker.distribution.manifest.v2+json"
+    assert manifest.config.media_type == "application/vnd.docker.container.image.v1+json"
+    assert {layer.media_type for layer in manifest.layers} == {"application/vnd.docker.image.rootfs.diff.tar.gzip"}
+    pulled = f"oci:{place.path}/result:slim"
+    command = ["skopeo", "copy", "-q", "--src-tls-verify=false", slim(proxy, repository), pulled]
+    subprocess.run(command, check=True)
+    place.law("backends/tensorrt")
+
+
+def test_an_index_with_attestations_gives_an_index_of_the_platforms_asked_for(
+    place: Place, proxy: Proxy, repository: str, registry: Registry
+) -> None:
+    """As BuildKit pushes them: two platforms, and beside them attestations that no platform has."""
+    reference = parse_reference(f"docker://{registry.host}/{repository}/up:full")
+    with closing(open_source(reference, place.workplace().access)) as source:
+        assert isinstance(source, RegistryStore)
+        amd64 = read_image(source, source.resolve("full"), AMD64)
+        config = canonical_json({**amd64.config, "architecture": "arm64"})
+        described = Descriptor.of(config, amd64.manifest.config.media_type)
+        source.write(described, lambda: iter((config,)))
+        arm64 = make_manifest(amd64.manifest.media_type, described, amd64.layers)
+        for manifest in (arm64, amd64.manifest):
+            source.publish(manifest.raw, manifest.media_type, None)
+        entries = [
+            replace(amd64.manifest.descriptor, platform=Platform(os="unknown", architecture="unknown")),
+            replace(arm64.descriptor, platform=ARM64),
+            replace(amd64.manifest.descriptor, platform=AMD64),
+        ]
+        index = make_index(OCI_INDEX, entries)
+        source.publish(index.raw, index.media_type, "many")
+    place.origin = f"upstream: 'docker://127.0.0.1:{proxy.port}/{repository}/up:many'"
+    outcome = place.build(f"{RECIPE}\nplatforms: [linux/amd64, linux/arm64]", slim(proxy, repository))
+    _, images = pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+    assert [image.platform for image in images] == [AMD64, ARM64]
+    assert len(outcome.plans) == 2
+    with pytest.raises(NotFound, match="no linux/s390x") as caught:
+        read_image(source, source.resolve("many"), Platform(os="linux", architecture="s390x"))
+    assert "linux/amd64, linux/arm64" in (caught.value.hint or "")
