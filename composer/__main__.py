@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -15,6 +16,10 @@ def main() -> int:
     except KeyboardInterrupt:
         os.write(sys.stderr.fileno(), b"interrupted\n")
         return 130
+    finally:
+        # What is done is done: a signal while Python puts itself away must not make a failure of it.
+        for late in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(late, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

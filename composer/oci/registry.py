@@ -175,17 +175,17 @@ class RegistryStore:
         )
         if response.status_code == 404:
             discard(response)
-            raise NotFound(f"{self.host} has no image {self.repository}:{name}", hint=self._nearest(name))
+            raise NotFound(f"{self.host} has no image {self.repository}:{name}", hint=self._likely(name))
         return response
 
-    def _nearest(self, name: str) -> str | None:
-        """The tag that was probably meant. That there is no list of tags is no error here."""
+    def _likely(self, name: str) -> str:
+        """The tag that was probably meant, or how to look where there is none. A list that is refused is no error."""
         try:
             tags = self._wire.persist(self._tags)
         except TricomposeError:
-            return None
+            tags = []
         near = difflib.get_close_matches(name, tags, n=1, cutoff=0.0)
-        return f"{self.label}:{near[0]}" if near else None
+        return f"{self.label}:{near[0]}" if near else f"skopeo list-tags {self.label}   (is the repository's name right?)"
 
     def _tags(self) -> list[str]:
         response = self._wire.attempt(

@@ -51,7 +51,8 @@ def test_from_the_plan_to_an_answer(tmp_path: Path) -> None:
     labels = inspected["images"][0]["config"]["config"]["Labels"]
     assert labels["io.tricompose.validation"] == "passed; gpu unverified"
     again = json.loads(as_user(tmp_path, "plan", RECIPE))["plans"][0]
-    assert (again["size"], again["to_read"], again["exact"]) == (image["size"], 0, True)
+    assert again["to_read"] == 0
+    assert 0.999 < again["size"] / image["size"] < 1.001, "only the models' layers are not known to the byte"
 
 
 def as_user(folder: Path, *arguments: str) -> str:
