@@ -185,7 +185,9 @@ class RegistryStore:
         except TricomposeError:
             tags = []
         near = difflib.get_close_matches(name, tags, n=1, cutoff=0.0)
-        return f"{self.label}:{near[0]}" if near else f"skopeo list-tags {self.label}   (is the repository's name right?)"
+        if near:
+            return f"{self.label}:{near[0]}"
+        return f"skopeo list-tags {self.label}   (is the repository's name right?)"
 
     def _tags(self) -> list[str]:
         response = self._wire.attempt(
