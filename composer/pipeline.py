@@ -47,7 +47,7 @@ from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Plan, make_plan, manner_of, wished
 from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
-from composer.runners import Running, pick
+from composer.runners import Runner, Running, pick
 
 if TYPE_CHECKING:
     import requests
@@ -160,7 +160,7 @@ def _plan(
     label: str,
 ) -> Plan:
     place.emit(StageStarted(stage="resolve", detail=f"the upstream for {platform}"))
-    upstream = resolve(recipe, platform, lambda reference: open_source(reference, place.access), place.emit)
+    upstream = resolve(recipe, platform, shop.open, place.emit)
     place.emit(StageFinished(stage="resolve", detail=str(upstream.reference)))
     if scan != "none":
         _learn(recipe, upstream, repositories, shop, all_layers=scan == "all")
@@ -220,9 +220,13 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     """
     _check(recipe, place.emit)
     proved = recipe.validation is not None and runner is not None
+    repositories = _survey(recipe)
+    # What cannot end well fails before a layer moves.
+    chosen = pick(runner or "auto") if proved and any(map(_runs_here, recipe.platforms)) else None
     with ExitStack() as stack:
         shop = _workshop(recipe, outputs, place, stack)
-        repositories = _survey(recipe)
+        for output in outputs:
+            _prepare(output, place)
         plans, built = [], []
         for platform in recipe.platforms:
             label = PROVED if proved and _runs_here(platform) else UNPROVED
@@ -231,7 +235,7 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
             plans.append(made)
             built.append(direct.build(made, shop))
             place.emit(StageFinished(stage="compose", detail=built[-1].image.manifest.descriptor.digest))
-        reports = _prove_all(recipe, plans, built, runner, place.emit) if proved else {}
+        reports = _prove_all(recipe, plans, built, chosen, place.emit) if proved else {}
         root, source = _root(built)
         for output in outputs:
             _deliver(source, root, output, place)
@@ -259,14 +263,18 @@ def _survey(recipe: Recipe) -> tuple[ModelRepository, ...]:
 def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
     cache = LayoutStore.ensure(place.cache)
     stack.callback(cache.close)
-    published = open_source(place.knowledge, place.access) if place.knowledge else None
-    # What an output holds already need not be made again, only named.
-    places = [open_source(output, place.access) for output in outputs if output.transport in ("docker", "oci")]
-    elsewhere = tuple(places + ([published] if published else []))
-    for store in elsewhere:
+
+    def opened(reference: Reference) -> Store:
+        store = open_source(reference, place.access)
         stack.callback(store.close)
+        return store
+
+    published = opened(place.knowledge) if place.knowledge else None
+    # What an output holds already need not be made again, only named.
+    places = [opened(output) for output in outputs if output.transport in ("docker", "oci")]
+    elsewhere = tuple(places + ([published] if published else []))
     knowledge = Knowledge(cache, published=published, emit=place.emit)
-    return Workshop(cache=cache, knowledge=knowledge, elsewhere=elsewhere, emit=place.emit)
+    return Workshop(cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=opened, emit=place.emit)
 
 
 def _root(built: Sequence[Built]) -> tuple[Descriptor, Store]:
@@ -278,6 +286,14 @@ def _root(built: Sequence[Built]) -> tuple[Descriptor, Store]:
     entries = [replace(one.image.manifest.descriptor, platform=one.image.platform) for one in built]
     index = make_index(family, entries)
     return index.descriptor, Stack(Held({index.descriptor.digest: index.raw}), *(one.store for one in built))
+
+
+def _prepare(output: Reference, place: Workplace) -> None:
+    target = open_target(output, place.access)
+    try:
+        target.prepare()
+    finally:
+        target.close()
 
 
 def _deliver(source: Store, root: Descriptor, output: Reference, place: Workplace) -> None:
@@ -313,25 +329,24 @@ def _architecture() -> str:
 
 
 def _prove_all(
-    recipe: Recipe, plans: Sequence[Plan], built: Sequence[Built], runner: str | None, emit: Emit
+    recipe: Recipe, plans: Sequence[Plan], built: Sequence[Built], runner: Runner | None, emit: Emit
 ) -> Mapping[str, Report]:
     reports: dict[str, Report] = {}
     for plan_, one in zip(plans, built, strict=True):
         platform = one.image.platform
-        if not _runs_here(platform):
+        if runner is None or not _runs_here(platform):
             elsewhere = Result(id="platform", outcome="unverified", message=f"{platform} does not run on this machine")
             reports[str(platform)] = Report(results=[elsewhere])
             continue
         models = [model.name for model in plan_.models]
-        reports[str(platform)] = _prove(one.image, one.store, recipe, models, runner or "auto", emit)
+        reports[str(platform)] = _prove(one.image, one.store, recipe, models, runner, emit)
     _require(reports, recipe)
     return reports
 
 
-def _prove(image: Image, store: Store, recipe: Recipe, models: Sequence[str], runner: str, emit: Emit) -> Report:
-    chosen = pick(runner)
-    emit(StageStarted(stage="validate", detail=f"with {chosen.name}"))
-    with chosen.start(image, store, recipe.run, emit=emit) as running:
+def _prove(image: Image, store: Store, recipe: Recipe, models: Sequence[str], runner: Runner, emit: Emit) -> Report:
+    emit(StageStarted(stage="validate", detail=f"with {runner.name}"))
+    with runner.start(image, store, recipe.run, emit=emit) as running:
         report = prove(running, recipe.validation or Validate(), models, base=recipe.base, emit=emit)
     passed = sum(result.outcome == "passed" for result in report.results)
     emit(StageFinished(stage="validate", detail=f"{passed} of {len(report.results)} checks passed"))
@@ -361,7 +376,7 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runne
     try:
         chosen = next((each for each in recipe.platforms if _runs_here(each)), recipe.platforms[0])
         found = read_image(store, store.resolve(reference.name), chosen)
-        return _prove(found, store, recipe, models, runner, place.emit)
+        return _prove(found, store, recipe, models, pick(runner), place.emit)
     finally:
         store.close()
 
@@ -471,7 +486,7 @@ def publish_knowledge(recipe: Recipe, target: Reference, place: Workplace) -> in
         shop = _workshop(recipe, (), place, stack)
         count = 0
         for platform in recipe.platforms:
-            upstream = resolve(recipe, platform, lambda reference: open_source(reference, place.access), place.emit)
+            upstream = resolve(recipe, platform, shop.open, place.emit)
             layers = [layer.digest for layer in upstream.image.layers]
             sink = open_target(target, place.access)
             stack.callback(sink.close)

@@ -32,17 +32,22 @@ from composer.oci.image import (
 )
 from composer.oci.layer import Added, Cut, Part
 from composer.oci.layout import LayoutStore
+from composer.oci.names import Reference
 from composer.oci.store import CHUNK, Store
 from composer.plan import Add, NewFile, Plan, Reuse, Slice, Split, Step, Unread, manner_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where an engine works: the cache, what is known of layers, the other places that may hold parts of them."""
+    """Where an engine works: the cache, what is known of layers, the other places that may hold parts of them.
+
+    `open` opens a place to read from, until the work is done.
+    """
 
     cache: LayoutStore
     knowledge: Knowledge
     elsewhere: tuple[Store, ...]
+    open: Callable[[Reference], Store]
     emit: Emit
 
     def holds(self, parts: Iterable[Part]) -> bool:

@@ -50,6 +50,7 @@ from composer.oci.layout import (
     blob_path,
     listed,
     require_room,
+    require_writable,
     room,
     sweep,
     write_all,
@@ -351,6 +352,10 @@ class ArchiveTarget:
         self._path = path
         self._docker = docker
         self._half_made: Path | None = None
+
+    def prepare(self) -> None:
+        """Raises `NoRoom` where the file cannot be made."""
+        require_writable(self._path.parent)
 
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
         """Write the file, all of it or nothing. Raises `NoRoom` before the first byte if it will not fit."""

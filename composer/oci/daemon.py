@@ -248,6 +248,9 @@ class DaemonTarget:
         self._place = reference.place
         self._engine = Engine()
 
+    def prepare(self) -> None:
+        """Nothing is left to ask: the engine has been reached."""
+
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
         """Give the engine the image, all of it or nothing. The engine itself decides how much moves at once."""
         if root.media_type in INDEXES:

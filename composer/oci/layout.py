@@ -243,6 +243,10 @@ class LayoutStore:
             self._list(descriptor, name or "latest")
         return descriptor
 
+    def prepare(self) -> None:
+        """Raises `NoRoom` where no directory can be made or written to."""
+        require_writable(self.path)
+
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
         """Take an image or index, all of it or nothing. Raises `NoRoom` before the first byte if it will not fit."""
         self.ensure(self.path)
@@ -374,6 +378,17 @@ def require_room(path: Path, needed: int) -> None:
     """Raise `NoRoom` now, rather than after an hour, where `needed` bytes will not fit."""
     if (free := free_bytes(path)) < needed:
         raise NoRoom(f"{path} needs {needed} bytes, and {free} are free", hint=f"df -h {path}")
+
+
+def require_writable(path: Path) -> None:
+    """Raise `NoRoom` now where nothing can be put at `path`, which need not exist yet."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NoRoom(f"{place} is in the way: it is no directory", hint="name another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise NoRoom(f"{place} may not be written: Permission denied", hint=_owner(place))
 
 
 def free_bytes(path: Path) -> int:

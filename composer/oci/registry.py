@@ -18,7 +18,7 @@ from composer.errors import Corrupt, NotFound, TricomposeError, Unplannable
 from composer.events import Emit, ignore
 from composer.oci.copy import transfer
 from composer.oci.credentials import DOCKER_HUB, Credentials
-from composer.oci.image import INDEXES, MANIFESTS, Descriptor, sha256
+from composer.oci.image import EMPTY_JSON, INDEXES, MANIFESTS, OCI_EMPTY, Descriptor, sha256
 from composer.oci.names import Reference
 from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import Store, verified
@@ -137,6 +137,14 @@ class RegistryStore:
         if name:
             self._resolved[name] = descriptor
         return descriptor
+
+    def prepare(self) -> None:
+        """Begin an upload and drop it. Raises `Denied`, `Unreachable`, `NotFound`."""
+        probe = Upload(self._wire, self.repository, Descriptor.of(EMPTY_JSON, OCI_EMPTY), self._manners)
+        try:
+            probe.open()
+        finally:
+            probe.cancel()
 
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
         """Take an image or index with all it names."""

@@ -77,6 +77,10 @@ class Target(Protocol):
         """The place in the words of the user."""
         ...
 
+    def prepare(self) -> None:
+        """Raise now what `receive` would end with anyway: no way there, no right to write. Leaves nothing behind."""
+        ...
+
     def receive(self, source: Store, root: Descriptor, name: str, *, emit: Emit, jobs: int) -> Descriptor:
         """Take the image or index `root` from `source` under `name`, all of it or nothing.
 

@@ -53,6 +53,10 @@ class Upload:
         self._session: str | None = None
         self._place = 0
 
+    def open(self) -> None:
+        """Begin a session: the registry says now whether we may upload at all."""
+        self._wire.persist(lambda: self._begin("", self._scopes))
+
     def mount(self, repository: str) -> bool:
         """Ask for the blob of another repository. Where that is not granted, the session that came of it is kept."""
         self.cancel()

@@ -199,3 +199,20 @@ def test_an_index_with_attestations_gives_an_index_of_the_platforms_asked_for(
     with pytest.raises(NotFound, match="no linux/s390x") as caught:
         read_image(source, source.resolve("many"), Platform(os="linux", architecture="s390x"))
     assert "linux/amd64, linux/arm64" in (caught.value.hint or "")
+
+
+def test_a_target_that_refuses_is_known_before_a_layer_is_read(place: Place, proxy: Proxy, repository: str) -> None:
+    proxy.rules.append(Answer(method="POST|PUT|PATCH", path="/slim/", status=401))
+    with pytest.raises(Denied):
+        place.build(RECIPE, slim(proxy, repository))
+    assert place.read() == []
+
+
+def test_asking_a_target_beforehand_leaves_nothing_there(
+    place: Place, proxy: Proxy, repository: str, registry: Registry
+) -> None:
+    with pytest.raises(NotFound):
+        place.build("backends: [nothing]", slim(proxy, repository))
+    assert registry.sessions(f"{repository}/slim") == []
+    with pytest.raises(NotFound):
+        pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
