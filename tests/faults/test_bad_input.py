@@ -167,7 +167,7 @@ OUTPUTS = {
     ),
     "capitals": Case(status=5, arguments=output("docker://h.io/UP:1"), says={".*": ".*lower-case.*"}),
     "a file for a folder": Case(
-        status=13, arguments=output("oci:recipe.yaml:1"), says={"recipe.yaml is in the way.*": "name another place"}
+        status=13, arguments=output("oci:recipe.yaml:1"), says={".*recipe.yaml is in the way.*": "name another place"}
     ),
     "a folder for a file": Case(status=13, arguments=output("oci-archive:upstream:1"), says={".*upstream.*": ".+"}),
     "no Docker Engine": Case(
@@ -411,19 +411,31 @@ def test_a_target_without_permission(world: World, tmp_path: Path) -> None:
 
 
 def test_two_outputs_of_which_the_second_is_refused(world: World, tmp_path: Path) -> None:
-    """What was delivered before stays, is whole, and is said; at the other there is nothing."""
+    """What can be known before is asked before: neither gets anything."""
     lay_out(REGISTRIES["403"], tmp_path, world)
+    before = listing(tmp_path)
     said = run(tmp_path, *output("oci:first:1", "-o", f"docker://{world.names['FORBIDDEN']}/result:1"))
     assert said.returncode == errors.Denied.status
     assert_said(said, {".*refused an upload .*403.*": "docker login .*"})
+    assert listing(tmp_path) == before
+    assert world.traces() == []
+
+
+def test_two_outputs_of_which_the_second_is_refused_at_the_last_moment(world: World, tmp_path: Path) -> None:
+    """What was delivered before stays, is whole, and is said; at the other there is nothing."""
+    lay_out(REGISTRIES["403"], tmp_path, world)
+    rule = Answer(method="PUT", path="/late/manifests/", status=403)
+    with Proxy(world.registry.port, [rule]) as proxy:
+        said = run(tmp_path, *output("oci:first:1", "-o", f"docker://{proxy.host}/late:1"))
+    assert said.returncode == errors.Denied.status
+    assert_said(said, {".*refused .*403.*": "docker login .*"})
     (line,) = [line for line in said.stderr.splitlines() if line.startswith("deliver: done: oci:first:1 is sha256:")]
-    digest_told = line.partition(" is ")[2].partition(" ")[0]
     inspected = subprocess.run(
         ["skopeo", "inspect", "--format", "{{.Digest}}", f"oci:{tmp_path}/first:1"], capture_output=True, text=True
     )
-    assert inspected.stdout.strip() == digest_told
+    assert inspected.stdout.strip() == line.partition(" is ")[2].partition(" ")[0]
     subprocess.run(["umoci", "raw", "unpack", "--image", f"{tmp_path}/first:1", str(tmp_path / "root")], check=True)
-    assert world.traces() == []
+    assert list(world.registry.storage.glob("docker/registry/v2/repositories/late/_manifests/tags/*")) == []
 
 
 def test_a_bomb_is_refused_with_little_memory_and_disk(world: World, tmp_path: Path) -> None:
