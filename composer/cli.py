@@ -525,7 +525,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     SIGTERM is taken as Ctrl-C, so that containers and half-written files are cleaned away.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _STOPPING:
+        signal.signal(number, _interrupt)
     for name in ("stdout", "stderr"):
         _make_writable(name)
     try:
@@ -534,7 +535,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drain()
 
 
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
 def _interrupt(number: int, frame: object) -> None:
+    """Once: what is cleaned away after it is not interrupted in its turn, or a container would stay."""
+    for late in _STOPPING:
+        signal.signal(late, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -147,13 +147,15 @@ def _gunzip(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
                     data, begun, full = member.unused_data, False, False
                     member = fast.decompressobj(31)
     except _BROKEN as error:
+        # A source that verifies says at its end what is really wrong: that these are not the bytes asked for.
+        _drain(source)
         raise Corrupt(f"{origin} is not whole gzip: {error}") from error
     if begun:
         raise Corrupt(f"{origin} ends in the middle of its gzip stream")
 
 
 def _drain(source: Iterable[bytes]) -> None:
-    """Read on without use: noise after the last member is ignored, as by gzip(1), but its digest counts."""
+    """Read on without use: what comes is of no interest, but its digest counts. Noise after gzip is no error."""
     for _ in source:
         pass
 
@@ -162,8 +164,9 @@ def _unzstd(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
     meter = _Meter(origin)
     frame = _zstd_frame()
     begun = False
+    source = iter(chunks)
     try:
-        for chunk in chunks:
+        for chunk in source:
             meter.read += len(chunk)
             data = chunk
             while data:
@@ -175,6 +178,7 @@ def _unzstd(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
                 if frame.eof:
                     frame, begun = _zstd_frame(), False
     except zstandard.ZstdError as error:
+        _drain(source)
         raise Corrupt(f"{origin} is not whole zstd: {error}") from error
     if begun:
         raise Corrupt(f"{origin} ends in the middle of its zstd stream")
