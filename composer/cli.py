@@ -56,6 +56,13 @@ _KNOWLEDGE: Final = click.option(
     metavar="REF",
     help="Where others have published what they know of layers: see tricompose knowledge publish.",
 )
+_CUT: Final = click.option(
+    "--cut",
+    type=click.Choice(["wanted", "all"]),
+    default="wanted",
+    show_default=True,
+    help="What layers are made of a layer that is read: of the recipe's components, or of all, for recipes to come.",
+)
 
 
 # -- build --------------------------------------------------------------------------------------------------------
@@ -95,9 +102,10 @@ def _init(desk: Desk, /, folder: Path, from_models: Path | None) -> None:
     show_default=True,
     help="Which layers to read first: none, those above the -min image that nobody has read, or all.",
 )
+@_CUT
 @_KNOWLEDGE
 @click.pass_obj
-def _plan(desk: Desk, /, recipe: Path, scan: str, knowledge: str | None) -> None:
+def _plan(desk: Desk, /, recipe: Path, scan: str, cut: str, knowledge: str | None) -> None:
     """Show what building would reuse, split, add and drop, and why.
 
     No layer is read unless --scan says so: what cannot be known without is said. Nothing is built or delivered.
@@ -112,7 +120,7 @@ def _plan(desk: Desk, /, recipe: Path, scan: str, knowledge: str | None) -> None
     from composer.console import results
 
     loaded = _load(recipe)
-    for plan in pipeline.plan(loaded, desk.place(loaded, knowledge=knowledge), scan=scan):
+    for plan in pipeline.plan(loaded, desk.place(loaded, knowledge=knowledge, cut=cut), scan=scan):
         desk.console.add_result("plans", results.plan_json(plan), *results.plan_text(plan, str(recipe)))
 
 
@@ -128,6 +136,7 @@ def _plan(desk: Desk, /, recipe: Path, scan: str, knowledge: str | None) -> None
 )
 @click.option("--no-validate", is_flag=True, help="Do not prove that it serves; the image's label will say so.")
 @_RUNNER
+@_CUT
 @_KNOWLEDGE
 @click.pass_obj
 def _build(
@@ -137,6 +146,7 @@ def _build(
     outputs: Sequence[str],
     no_validate: bool,
     runner: str,
+    cut: str,
     knowledge: str | None,
 ) -> None:
     """Make images: plan, compose, prove, deliver.
@@ -166,7 +176,7 @@ def _build(
     instead = [parse_reference(output) for output in outputs]
     for path, recipe in zip(recipes, _load_all(recipes), strict=True):
         targets = instead or [recipe.place(output) for output in recipe.outputs]
-        place = desk.place(recipe, knowledge=knowledge)
+        place = desk.place(recipe, knowledge=knowledge, cut=cut)
         try:
             outcome = pipeline.build(recipe, place, outputs=targets, runner=None if no_validate else runner)
         except pipeline.Unproved as error:

@@ -43,7 +43,7 @@ class Desk:
     insecure: Sequence[str] = ()
     ca_bundle: Path | None = None
 
-    def place(self, recipe: Recipe | None = None, *, knowledge: str | None = None) -> Workplace:
+    def place(self, recipe: Recipe | None = None, *, knowledge: str | None = None, cut: str = "wanted") -> Workplace:
         """The workplace that the options, the environment and the recipe's network say."""
         from composer.oci.names import parse_reference
         from composer.pipeline import Workplace
@@ -58,6 +58,7 @@ class Desk:
             ca_bundle=self.ca_bundle,
             epoch=_epoch(),
             knowledge=parse_reference(knowledge) if knowledge else None,
+            cut_all=cut == "all",
             emit=self.console.emit,
         )
 

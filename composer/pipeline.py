@@ -63,7 +63,8 @@ _LONG_LOG: Final = 1 << 20
 class Workplace:
     """How to run, as opposed to what to build: where the cache is, how places are opened, how much at once.
 
-    `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers.
+    `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers. With
+    `cut_all` a layer that is read is cut into all its components, so that no later recipe has to read it.
     """
 
     cache: Path
@@ -72,6 +73,7 @@ class Workplace:
     epoch: int | None
     knowledge: Reference | None
     emit: Emit
+    cut_all: bool = False
 
     @classmethod
     def from_environment(
@@ -86,6 +88,7 @@ class Workplace:
         ca_bundle: Path | None = None,
         epoch: int | None = None,
         knowledge: Reference | None = None,
+        cut_all: bool = False,
         emit: Emit = ignore,
     ) -> Workplace:
         """The usual workplace: credentials and cache where the environment says; what `recipe` says of the network.
@@ -102,7 +105,7 @@ class Workplace:
             scratch=where / "ingest",
             emit=emit,
         )
-        return cls(cache=where, access=access, jobs=jobs, epoch=epoch, knowledge=knowledge, emit=emit)
+        return cls(cache=where, access=access, jobs=jobs, epoch=epoch, knowledge=knowledge, emit=emit, cut_all=cut_all)
 
 
 def _session(ca_bundle: Path | None) -> requests.Session:
@@ -274,7 +277,9 @@ def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, st
     places = [opened(output) for output in outputs if output.transport in ("docker", "oci")]
     elsewhere = tuple(places + ([published] if published else []))
     knowledge = Knowledge(cache, published=published, emit=place.emit)
-    return Workshop(cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=opened, emit=place.emit)
+    return Workshop(
+        cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=opened, cut_all=place.cut_all, emit=place.emit
+    )
 
 
 def _root(built: Sequence[Built]) -> tuple[Descriptor, Store]:

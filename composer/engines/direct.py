@@ -41,13 +41,15 @@ from composer.plan import Add, NewFile, Plan, Reuse, Slice, Split, Step, Unread,
 class Workshop:
     """Where an engine works: the cache, what is known of layers, the other places that may hold parts of them.
 
-    `open` opens a place to read from, until the work is done.
+    `open` opens a place to read from, until the work is done. `cut_all` makes layers of every component of a layer
+    that is read, for recipes to come, and not only of those that are wanted now.
     """
 
     cache: LayoutStore
     knowledge: Knowledge
     elsewhere: tuple[Store, ...]
     open: Callable[[Reference], Store]
+    cut_all: bool
     emit: Emit
 
     def holds(self, parts: Iterable[Part]) -> bool:
@@ -65,12 +67,16 @@ class Built:
 
 def learn(upstream: Upstream, layer: Descriptor, wanted: Callable[[str], bool], max_size: int, shop: Workshop) -> None:
     """Read a layer once: keep what it holds, and if it looks like a server's, the parts that will be wanted of it."""
-    how = Cut(component_of=component_of, wanted=wanted, max_size=max_size)
+    how = Cut(component_of=component_of, wanted=_everything if shop.cut_all else wanted, max_size=max_size)
     chunks = inflate(_reading(upstream, layer, shop.emit), origin=f"layer {layer.digest}")
     outcome = layers.cut(chunks, how, origin=f"layer {layer.digest}", create=shop.cache.incoming, promising=_in_server)
     shop.knowledge.remember_entries(layer.digest, outcome.entries)
     if outcome.parts:
         shop.knowledge.remember_parts(layer.digest, manner_of(max_size, None), outcome.parts)
+
+
+def _everything(component: str) -> bool:
+    return True
 
 
 def _in_server(path: str) -> bool:
@@ -123,14 +129,15 @@ def _split(step: Split, upstream: Upstream, shop: Workshop) -> Sequence[Part]:
 def _cut(step: Split, upstream: Upstream, shop: Workshop) -> Sequence[Part]:
     missing = {one.component for one in step.slices if one.kept and not (one.parts and shop.holds(one.parts))}
     # A script names joined components, which its wanted ones are part of: it decides by itself what to write.
-    how = step.cut if step.script else replace(step.cut, wanted=missing.__contains__)
+    wanted = _everything if shop.cut_all else missing.__contains__
+    how = step.cut if step.script else replace(step.cut, wanted=wanted)
     origin = f"layer {step.layer.digest}"
     chunks = inflate(_reading(upstream, step.layer, shop.emit), origin=origin)
     outcome = layers.cut(chunks, how, origin=origin, create=shop.cache.incoming, script=step.script)
     if outcome.irregular is not None:
         raise Corrupt(f"{origin} is not what it was when it was read before: {outcome.irregular}")
-    known = [part for one in step.slices for part in one.parts if one.kept and one.component not in missing]
-    return [*outcome.parts, *(() if step.script else known)]
+    made = {part.component for part in outcome.parts}
+    return [*outcome.parts, *(part for one in step.slices for part in one.parts if one.component not in made)]
 
 
 def _compare(kept: Sequence[Slice], fresh: Mapping[str, Sequence[Part]]) -> None:

@@ -71,7 +71,13 @@ class Place:
         write_layout(self.path / "judge", [layer.for_judge() for layer in layers], "full")
 
     def workplace(
-        self, *, jobs: int = 4, epoch: int | None = None, cache: str = "cache", knowledge: str | None = None
+        self,
+        *,
+        jobs: int = 4,
+        epoch: int | None = None,
+        cache: str = "cache",
+        knowledge: str | None = None,
+        cut_all: bool = False,
     ) -> pipeline.Workplace:
         access = Access(
             session=session,
@@ -87,6 +93,7 @@ class Place:
             epoch=epoch,
             knowledge=parse_reference(knowledge) if knowledge else None,
             emit=self.events.append,
+            cut_all=cut_all,
         )
 
     def recipe(self, text: str) -> Recipe:

@@ -158,6 +158,20 @@ def test_a_second_build_reads_nothing_and_gives_the_same(place: Place) -> None:
     assert place.build("backends: [onnxruntime, python]", cache="fresh", jobs=2).root.digest == first.root.digest
 
 
+def test_all_components_can_be_cut_at_the_first_read(place: Place) -> None:
+    """Then any other set of backends is manifests alone, and the same as if it had been cut by itself."""
+    place.upstream(BASE, packed(server("onnxruntime", "python", "tensorrt")), base=1)
+    place.build("backends: [python]", cut_all=True)
+    assert len(place.read()) == 1
+    other = place.build("backends: [onnxruntime, tensorrt]")
+    assert place.read() == []
+    place.law("backends/python")
+    assert place.build("backends: [onnxruntime, tensorrt]", cache="fresh").root.digest == other.root.digest
+    place.read()
+    place.build("backends: [python]", cache="fresh", cut_all=True)
+    assert len(place.read()) == 1, "a component that was not cut before costs a read of its layer"
+
+
 def test_a_pruned_cache_gives_the_same_again(place: Place) -> None:
     """What is known but gone is cut again, and must come out as it was known."""
     place.upstream(BASE, packed(server("onnxruntime", "tensorrt")), base=1)
