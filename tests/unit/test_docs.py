@@ -432,13 +432,13 @@ def write_tables() -> None:
         page.write_text(text)
 
 
-if __name__ == "__main__":
-    write_tables()
-
-
 def test_the_houses_tree_lists_every_module_and_no_other() -> None:
     composer = ROOT / "composer"
     told = set(re.findall(r"\b([a-z_0-9]+\.py)\b", (composer / "README.md").read_text()))
     modules = {path.name for path in composer.rglob("*.py")}
     assert modules - told == set()
     assert told - modules == set()
+
+
+if __name__ == "__main__":
+    write_tables()
