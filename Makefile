@@ -1,5 +1,6 @@
 # make demo    build a slim image from a real upstream, start it, ask it something
 # make test    the whole suite, against a real registry, Docker Engine and Triton server
+# make soak    look for layers that the rewriter gets wrong, for an hour
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
 
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint format bench clean help
+.PHONY: demo test test-fast soak lint format bench clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -26,6 +27,9 @@ test: $(READY) lint
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/golden tests/parity
+
+soak: $(READY)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest --timeout 7200 tests/parity/test_law.py tests/unit/test_tar.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,9 +7,16 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.quickstart import Quickstart, make_quickstart
 from tests.services.dockerd import DOCKER, DOCKERD, Dockerd, running_dockerd
+
+# In CI the same cases every time, so that main passes or fails by what was changed; elsewhere new ones at each run.
+# `make soak` looks for more, for an hour.
+settings.register_profile("ci", derandomize=True)
+settings.register_profile("soak", max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
 def require(*tools: str) -> None:

@@ -216,7 +216,7 @@ def _links_out_of_layer(tars: Sequence[bytes]) -> bool:
     return False
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=max(120, settings.default.max_examples), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     layers=LAYERS,
     dropped=st.sets(st.sampled_from(["c/a", "c/b", "c/d"]), min_size=1),

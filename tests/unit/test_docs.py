@@ -341,7 +341,7 @@ def of_shell(line: str) -> list[str]:
 def parse(words: list[str], *, whole: bool) -> None:
     """Read a command line as the command would. Raises `ClickException` where it cannot be meant."""
     command: click.Command = tricompose
-    context = click.Context(command, info_name="tricompose")
+    context = click.Context(command, info_name="tricompose", help_option_names=["-h", "--help"])
     while isinstance(command, click.Group) and words:
         if words[0].startswith("-"):
             break
