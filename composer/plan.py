@@ -23,8 +23,8 @@ from composer.oci.tar import DIRECTORY, FILE, Entry, ancestors
 from composer.oci.tree import Tree, is_whiteout
 from composer.recipe import Recipe
 
-MOST_LAYERS: Final = 127
-"""Docker's overlay2 mounts no more. Source: moby, layer.maxLayerDepth (125) and what it takes for itself."""
+MOST_LAYERS: Final = 125
+"""Docker takes no more: overlay2 mounts 127, and a container adds two. Source: moby, layer_store.go, maxLayerDepth."""
 
 KnownParts = Callable[[str, str], Sequence[Part]]
 """From a layer's digest and the manner of cutting it to the parts that are known to come of it."""
@@ -465,7 +465,7 @@ def _refuse_too_many(steps: Sequence[Step], max_size: int) -> None:
     count = sum(_count(step, max_size) for step in steps)
     if count > MOST_LAYERS:
         raise Unplannable(
-            f"the result would have {count} layers, and Docker mounts at most {MOST_LAYERS}",
+            f"the result would have {count} layers, and Docker takes at most {MOST_LAYERS}",
             hint="raise max_layer_size, or put models into fewer repositories",
         )
 

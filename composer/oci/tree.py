@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from composer.errors import Corrupt
 from composer.oci.tar import AUFS, DIRECTORY, LINK, OPAQUE, SYMLINK, WHITEOUT, Entry, ancestors
 
 _MAX_HOPS = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A path of the tree: its entry (at its canonical path), and the layer that it comes from, counted from 0."""
-
-    entry: Entry
-    layer: int
 
 
 def is_whiteout(entry: Entry) -> bool:
@@ -53,38 +44,31 @@ class Tree:
 
     def __init__(self, *, partial: bool = False) -> None:
         self._partial = partial
-        self._nodes: dict[str, Node] = {}
+        self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
-        self._layers = 0
 
     def __contains__(self, path: str) -> bool:
-        return path in self._nodes
+        return path in self._entries
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._entries)
 
     def get(self, path: str) -> Entry | None:
         """What stands at a canonical path."""
-        node = self._nodes.get(path)
-        return node.entry if node else None
+        return self._entries.get(path)
 
     def copy(self) -> Tree:
         """A tree of its own with the same content."""
         twin = Tree(partial=self._partial)
-        twin._nodes = dict(self._nodes)
+        twin._entries = dict(self._entries)
         twin._children = {path: set(names) for path, names in self._children.items()}
-        twin._layers = self._layers
         return twin
 
     def look(self, path: str) -> Entry | None:
         """What stands at a canonical path, or `NeedsLower` where a layer that was not read may know."""
-        if self._partial and path not in self._nodes:
+        if self._partial and path not in self._entries:
             raise NeedsLower(path)
         return self.get(path)
-
-    def nodes(self) -> Iterable[Node]:
-        """Every path, in no particular order."""
-        return self._nodes.values()
 
     def children(self, path: str) -> Sequence[str]:
         """The names in a folder, sorted."""
@@ -92,8 +76,8 @@ class Tree:
 
     def walk(self, path: str) -> Iterator[Entry]:
         """Every entry at or under `path`."""
-        if node := self._nodes.get(path):
-            yield node.entry
+        if entry := self._entries.get(path):
+            yield entry
         for name in self.children(path):
             yield from self.walk(join(path, name))
 
@@ -105,9 +89,7 @@ class Tree:
         for entry in entries:
             if is_whiteout(entry):
                 self.hide(entry)
-        paths = [self.put(entry) for entry in entries if not is_whiteout(entry)]
-        self._layers += 1
-        return paths
+        return [self.put(entry) for entry in entries if not is_whiteout(entry)]
 
     def hide(self, entry: Entry) -> None:
         """Remove what a whiteout hides."""
@@ -124,8 +106,8 @@ class Tree:
     def put(self, entry: Entry) -> str:
         """Unpack one entry, and say where: a folder gives a folder its metadata, anything else takes its place."""
         path = self.resolve(entry.path)
-        old = self._nodes.get(path)
-        if old and not (entry.kind == DIRECTORY and old.entry.kind == DIRECTORY):
+        old = self._entries.get(path)
+        if old and not (entry.kind == DIRECTORY and old.kind == DIRECTORY):
             self._remove(path)
         if path != entry.path:
             entry = entry._replace(path=path)
@@ -135,7 +117,7 @@ class Tree:
             target = self.get(self.resolve(entry.link))
             if target and target.kind == LINK:
                 entry = entry._replace(link=target.link)
-        self._nodes[path] = Node(entry, self._layers)
+        self._entries[path] = entry
         if path:
             self._children.setdefault(entry.parent, set()).add(entry.name)
         return path
@@ -150,7 +132,7 @@ class Tree:
     def _remove(self, path: str) -> None:
         for name in list(self._children.pop(path, ())):
             self._remove(join(path, name))
-        if self._nodes.pop(path, None):
+        if self._entries.pop(path, None):
             folder, _, name = path.rpartition("/")
             self._children.get(folder, set()).discard(name)
 
@@ -163,8 +145,8 @@ class Tree:
 
     def _is_folder(self, path: str) -> bool:
         """True only for a real folder: as each was put at its canonical path, so are all above it."""
-        node = self._nodes.get(path)
-        return node is not None and node.entry.kind == DIRECTORY
+        entry = self._entries.get(path)
+        return entry is not None and entry.kind == DIRECTORY
 
     def _follow(self, folder: str) -> str:
         at, todo, hops = "", folder.split("/")[::-1], 0

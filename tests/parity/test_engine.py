@@ -257,7 +257,7 @@ def test_a_hundred_and_twenty_layers(place: Place) -> None:
 def test_more_layers_than_docker_mounts_are_refused(place: Place) -> None:
     layers = [packed([file(f"note-{number}")]) for number in range(120)]
     place.upstream(BASE, *layers, packed(server(*"abcdefgh", "z")), base=100)
-    with pytest.raises(Unplannable, match="Docker mounts at most 127"):
+    with pytest.raises(Unplannable, match="Docker takes at most 125"):
         place.build(f"backends: [{', '.join('abcdefgh')}]")
 
 
