@@ -14,13 +14,13 @@ from composer.oci.layout import INDEX, MARKER, LayoutStore, free_bytes, room
 IMAGE_TAG: Final = "image-"
 """What the tags of images begin with that were built and have nowhere else to be."""
 
-_TAGS: Final = (IMAGE_TAG, "inventory-", "cut-")
-_OURS: Final = ("blobs", "ingest", INDEX, f"{INDEX}.lock", MARKER)
+_TAGS: Final = (IMAGE_TAG, "inventory-", "cut-", "binaries-")
+_OURS: Final = ("blobs", "wheels", "ingest", INDEX, f"{INDEX}.lock", MARKER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContents:
-    """What a cache holds: bytes and number of its blobs, images, and layers that were read and cut. `free` in bytes."""
+    """What a cache holds: its bytes, number of blobs, images, and layers that were read and cut. `free` in bytes."""
 
     path: Path
     size: int
@@ -43,9 +43,10 @@ def look(path: Path) -> CacheContents:
     there = _is_cache(path)
     tags = LayoutStore(path).tags() if there else ()
     sizes = [file.stat().st_size for file in (path / "blobs").rglob("*") if file.is_file()] if there else []
+    wheels = [file.stat().st_size for file in (path / "wheels").rglob("*") if file.is_file()] if there else []
     return CacheContents(
         path=path,
-        size=sum(sizes),
+        size=sum(sizes) + sum(wheels),
         blobs=len(sizes),
         images=sum(tag.startswith(IMAGE_TAG) for tag in tags),
         inventories=sum(tag.startswith("inventory-") for tag in tags),

@@ -17,6 +17,7 @@ from composer.command import Desk, Tool, Usage, command, drain, run
 
 if TYPE_CHECKING:
     from composer.errors import Problem
+    from composer.import_compose import Engine
     from composer.oci.names import Reference
     from composer.pipeline import Workplace
     from composer.recipe import Recipe, Run
@@ -93,6 +94,60 @@ def _init(desk: Desk, /, folder: Path, from_models: Path | None) -> None:
     desk.console.result("recipe", str(path), f"{path} is written. See what it would make:\n  tricompose plan {path}")
 
 
+@command("import-compose", tricompose, reach="none")
+@click.argument("words", metavar="-- ARGS...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the recipe here, in place of stdout. A file that is there already is left alone.",
+)
+@click.option(
+    "--release",
+    metavar="RELEASE",
+    help="The release of the checkout that compose.py is run in, for ARGS without --container-version.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["direct", "dockerfile"]),
+    help="The recipe's engine.  [default: direct, and dockerfile for a CPU image]",
+)
+@click.pass_obj
+def _import_compose(
+    desk: Desk, /, words: Sequence[str], output: Path | None, release: str | None, engine: Engine | None
+) -> None:
+    """Turn a command line of NVIDIA's compose.py into a recipe.
+
+    ARGS are those of compose.py, of any release since 21.08, after two dashes that stand alone. A "python3 compose.py"
+    before them may stay. What has no place in a recipe is told on stderr, with what to do instead.
+
+    \b
+    Examples:
+      tricompose import-compose -- --backend onnxruntime --backend python --container-version 24.10
+      tricompose import-compose -o recipe.yaml --release 24.10 -- python3 compose.py --backend=python
+    """
+    from composer.import_compose import import_compose
+    from composer.starter import write_new
+
+    imported = import_compose(words, checkout=release, engine=engine, path=str(output or "recipe.yaml"))
+    if imported.problems:
+        first = imported.problems[0]
+        raise Usage(first.message, hint=first.hint or "", problems=imported.problems)
+    if output:
+        write_new(output, imported.text, instead="tricompose import-compose -o another.yaml -- ...")
+    for event in imported.said:
+        desk.console.emit(event)
+    written = [f"{output} is written. See what it would make:\n  tricompose plan {output}"] if output else []
+    desk.console.result("imported", {"path": output and str(output), **imported.to_json()}, *written)
+    if not output:
+        desk.console.text(imported.text)
+
+
+# Whoever forgets the two dashes is understood all the same.
+tricompose.commands["import-compose"].context_settings = {"ignore_unknown_options": True}
+
+
 @command("plan", tricompose)
 @click.argument("recipe", type=_RECIPE)
 @click.option(
@@ -102,24 +157,50 @@ def _init(desk: Desk, /, folder: Path, from_models: Path | None) -> None:
     show_default=True,
     help="Which layers to read first: none, those above the -min image that nobody has read, or all.",
 )
+@click.option(
+    "--dockerfile",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what engine: dockerfile would build: a Dockerfile and all that it copies, for plain docker build.",
+)
+@click.option(
+    "--pin",
+    is_flag=True,
+    help="With a Dockerfile: ask the registry, and name images by digest. Without it nothing is asked of anybody.",
+)
 @_CUT
 @_KNOWLEDGE
 @click.pass_obj
-def _plan(desk: Desk, /, recipe: Path, scan: str, cut: str, knowledge: str | None) -> None:
+def _plan(
+    desk: Desk, /, recipe: Path, scan: str, folder: Path | None, pin: bool, cut: str, knowledge: str | None
+) -> None:
     """Show what building would reuse, split, add and drop, and why.
 
     No layer is read unless --scan says so: what cannot be known without is said. Nothing is built or delivered.
+    Of a recipe with engine: dockerfile it shows the Dockerfile.
 
     \b
     Examples:
       tricompose plan recipe.yaml
       tricompose plan recipe.yaml --scan new
+      tricompose plan recipe.yaml --dockerfile compose && sh compose/tricompose/build.sh tritonserver:slim
       tricompose plan recipe.yaml --json | jq '.plans[0].dropped[].name'
     """
     from composer import pipeline
     from composer.console import results
 
     loaded = _load(recipe)
+    if folder or loaded.engine == "dockerfile":
+        texts = pipeline.write_dockerfile(loaded, folder, desk.place(loaded), look_up=pin)
+        for text in texts:
+            desk.console.add_result("dockerfiles", {"folder": str(folder) if folder else None, "text": text})
+            if not folder:
+                desk.console.text(text)
+        if folder:
+            then = f"To build it, here or elsewhere:\n  sh {folder}/tricompose/build.sh NAME:TAG"
+            desk.console.result("folder", str(folder), f"{folder} is written. {then}")
+        return
     for plan in pipeline.plan(loaded, desk.place(loaded, knowledge=knowledge, cut=cut), scan=scan):
         desk.console.add_result("plans", results.plan_json(plan), *results.plan_text(plan, str(recipe)))
 
@@ -138,6 +219,12 @@ def _plan(desk: Desk, /, recipe: Path, scan: str, cut: str, knowledge: str | Non
 @_RUNNER
 @_CUT
 @_KNOWLEDGE
+@click.option("--no-cache", is_flag=True, help="In a Docker build: run every step anew.")
+@click.option("--pull", is_flag=True, help="In a Docker build: ask again for images that the engine has.")
+@click.option(
+    "--build-network", metavar="MODE", help="In a Docker build: the network of its steps, as docker build has it."
+)
+@click.option("--no-buildkit", is_flag=True, help="In a Docker build: the classic builder, even if there is BuildKit.")
 @click.pass_obj
 def _build(
     desk: Desk,
@@ -148,11 +235,16 @@ def _build(
     runner: str,
     cut: str,
     knowledge: str | None,
+    no_cache: bool,
+    pull: bool,
+    build_network: str | None,
+    no_buildkit: bool,
 ) -> None:
     """Make images: plan, compose, prove, deliver.
 
     Several recipes are built one after another. An image is delivered only after it has passed what its recipe has
-    under validate:. Without outputs it stays in the cache. With -q only the digest is shown.
+    under validate:. Without outputs it stays in the cache. With -q only the digest is shown. A Docker Engine is
+    needed for recipes with engine: dockerfile, packages.apt or steps:, and for none else.
 
     \b
     Transports:
@@ -167,6 +259,7 @@ def _build(
     from composer import pipeline
     from composer.console import results
     from composer.oci.names import parse_reference
+    from composer.with_docker import DockerWay
 
     if outputs and len(recipes) > 1:
         raise Usage(
@@ -174,9 +267,10 @@ def _build(
             hint=f"tricompose build {recipes[0]} -o {outputs[0]}   (one recipe, or outputs: in each of them)",
         )
     instead = [parse_reference(output) for output in outputs]
+    way = DockerWay(use_cache=not no_cache, pull=pull, network=build_network, classic=no_buildkit)
     for path, recipe in zip(recipes, _load_all(recipes), strict=True):
         targets = instead or [recipe.place(output) for output in recipe.outputs]
-        place = desk.place(recipe, knowledge=knowledge, cut=cut)
+        place = desk.place(recipe, knowledge=knowledge, cut=cut, docker=way)
         try:
             outcome = pipeline.build(recipe, place, outputs=targets, runner=None if no_validate else runner)
         except pipeline.Unproved as error:
@@ -504,6 +598,32 @@ def _publish(desk: Desk, /, recipe: Path, target: str) -> None:
         )
     document = {"target": target, "artifacts": count}
     desk.console.result("published", document, f"{words.count(count, 'artifact')} published to {target}")
+
+
+@command("releases", tricompose, reach="none")
+@click.argument("release", metavar="[RELEASE]", required=False)
+@click.pass_obj
+def _releases(desk: Desk, /, release: str | None) -> None:
+    """Show what is known of Triton's releases, or of one.
+
+    What is in the py3 image of each: versions, and the names that backends, repository agents and caches have there.
+    Of one release also what is different from the one before it, with what its Dockerfile needs.
+
+    \b
+    Examples:
+      tricompose releases
+      tricompose releases 24.10
+      tricompose releases --json | jq -r '.releases[] | select(.ubuntu == "24.04") | .name'
+    """
+    from composer import releases
+    from composer.console import results
+
+    if release is None:
+        known = tuple(releases.RELEASES.values())
+        desk.console.result("releases", results.releases_json(known), *results.releases_text(known))
+        return
+    one, changed = releases.release(release), releases.changes(release)
+    desk.console.result("release", results.release_json(one, changed), *results.release_text(one, changed))
 
 
 @command("completion", tricompose, reach="none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +16,15 @@ import click
 
 if TYPE_CHECKING:
     from composer.console import Console
+    from composer.errors import Problem
     from composer.pipeline import Workplace
     from composer.recipe import Recipe
+    from composer.with_docker import DockerWay
 
 SECTIONS: Final = {
-    "Build": ("init", "plan", "build", "validate", "run"),
+    "Build": ("init", "import-compose", "plan", "build", "validate", "run"),
     "Images": ("inspect", "copy", "push"),
-    "Setup": ("schema", "cache", "knowledge", "completion"),
+    "Setup": ("schema", "releases", "cache", "knowledge", "completion"),
 }
 """How the commands are grouped in the help."""
 
@@ -43,10 +45,18 @@ class Desk:
     insecure: Sequence[str] = ()
     ca_bundle: Path | None = None
 
-    def place(self, recipe: Recipe | None = None, *, knowledge: str | None = None, cut: str = "wanted") -> Workplace:
+    def place(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        knowledge: str | None = None,
+        cut: str = "wanted",
+        docker: DockerWay | None = None,
+    ) -> Workplace:
         """The workplace that the options, the environment and the recipe's network say."""
         from composer.oci.names import parse_reference
         from composer.pipeline import Workplace
+        from composer.with_docker import USUAL
 
         return Workplace.from_environment(
             os.environ,
@@ -59,6 +69,7 @@ class Desk:
             epoch=_epoch(),
             knowledge=parse_reference(knowledge) if knowledge else None,
             cut_all=cut == "all",
+            docker=docker or USUAL,
             emit=self.console.emit,
         )
 
@@ -70,11 +81,12 @@ class Desk:
 
 
 class Usage(click.UsageError):
-    """A command line that cannot be meant, and what to write in its place."""
+    """A command line that cannot be meant, and what to write in its place; `problems`, where there may be several."""
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    def __init__(self, message: str, *, hint: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.hint = hint
+        self.problems = problems
 
 
 def _epoch() -> int | None:
@@ -227,7 +239,10 @@ def fail(console: Console, error: BaseException) -> int:
         error = KeyboardInterrupt()
     if isinstance(error, click.ClickException):
         message = masked(error.format_message())
-        failure = Failure(status=USAGE, code="usage", message=message, hint=_usage_hint(error))
+        problems = error.problems if isinstance(error, Usage) else ()
+        failure = Failure(
+            status=USAGE, code="usage", message=message, hint=_usage_hint(error), problems=_masked(problems)
+        )
     else:
         failure = explain(error)
     try:
@@ -236,6 +251,12 @@ def fail(console: Console, error: BaseException) -> int:
         # Stdout takes nothing more: that is told on stderr, which had the first error already.
         return failure.status if isinstance(trouble, BrokenPipeError) else explain(trouble).status
     return failure.status
+
+
+def _masked(problems: Sequence[Problem]) -> list[Problem]:
+    from composer.console.words import masked
+
+    return [replace(one, message=masked(one.message), hint=one.hint and masked(one.hint)) for one in problems]
 
 
 def _usage_hint(error: click.ClickException) -> str:

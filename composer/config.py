@@ -46,7 +46,7 @@ def changed_config(image: Image, recipe: Recipe, labels: Mapping[str, str]) -> M
     if recipe.user is not None:
         config["User"] = recipe.user
     if recipe.healthcheck:
-        config["Healthcheck"] = _healthcheck(recipe)
+        config["Healthcheck"] = healthcheck(recipe)
     return config
 
 
@@ -57,7 +57,7 @@ def _environment(upstream: Sequence[str], ours: Mapping[str, str]) -> list[str]:
     return kept + [f"{name}={value}" for name, value in ours.items() if name not in names]
 
 
-def _healthcheck(recipe: Recipe) -> Mapping[str, Any]:
+def healthcheck(recipe: Recipe) -> Mapping[str, Any]:
     """Times are in nanoseconds. Docker reads it from either family of config, though only its own documents it."""
     second = 1_000_000_000
     command = _READY.format(port=recipe.server.get("http-port", 8000))

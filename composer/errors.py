@@ -103,10 +103,17 @@ class Corrupt(TricomposeError):
 
 
 class BuildFailed(TricomposeError):
-    """An engine or a container runtime ran and failed; the message ends with its last lines."""
+    """An engine or a container runtime ran and failed; the message ends with its last lines.
+
+    `detail` are those lines, the last that it wrote before it failed; the message itself is one line.
+    """
 
     code = "build-failed"
     status = 11
+
+    def __init__(self, message: str, *, hint: str | None = None, detail: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.detail = tuple(detail)
 
 
 class CheckFailed(TricomposeError):

@@ -41,6 +41,23 @@ class Transferred:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStep:
+    """An instruction of a Dockerfile: told when it begins and once more when it is over. Several may run at once.
+
+    `number` of `total` counts within `stage`, or in the whole file where `stage` is empty; together they name the
+    step. `text` is the instruction in one line, shortened. `state` is `begun`, then `done`, `cached`, `failed` or
+    `stopped` (because another failed); `took` is seconds, 0 when it begins.
+    """
+
+    number: int
+    total: int
+    stage: str
+    text: str
+    state: str
+    took: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
     """A line worth showing that is neither a result nor a warning (`source` says whose: a server, a daemon)."""
 
@@ -56,7 +73,7 @@ class Warned:
     hint: str | None = None
 
 
-Event = StageStarted | StageFinished | Transferred | Logged | Warned
+Event = StageStarted | StageFinished | Transferred | BuildStep | Logged | Warned
 Emit = Callable[[Event], None]
 
 

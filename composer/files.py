@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from composer.errors import Problem, RecipeError
-from composer.recipe import FileSource, Recipe
+from composer.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFile:
     """One file, or folder (without `source`), for `target`, a path of the image without its leading slash.
 
-    `size` is in bytes, `mode` what it will have in the image.
+    `source` is where it really lies on this machine, `size` is in bytes, `mode` what it will have in the image.
     """
 
     target: str
@@ -31,37 +32,46 @@ def survey_files(recipe: Recipe) -> tuple[LocalFile, ...]:
     found: dict[str, LocalFile] = {}
     for number, wanted in enumerate(recipe.files):
         source = recipe.base / wanted.source
-        where = recipe.where("files", number, "source")
         try:
-            found |= {file.target: file for file in _walk(source, wanted)}
+            found |= {file.target: file for file in local_files(source, wanted.target.strip("/"), wanted.mode)}
         except OSError as error:
-            problems.append(Problem(where=where, message=f"{source}: {error.strerror}", hint=f"ls -ld {source}"))
+            problems.append(unreadable(recipe.where("files", number, "source"), error, source))
     if problems:
         raise RecipeError(problems)
     return tuple(found[target] for target in sorted(found))
 
 
-def _walk(source: Path, wanted: FileSource) -> Iterator[LocalFile]:
-    target = wanted.target.strip("/")
-    yield _local(source, target, wanted)
-    if not source.is_dir():
-        return
-    for folder, folders, files in os.walk(source, onerror=_raise):
-        for name in folders + files:
-            path = Path(folder, name)
-            yield _local(path, f"{target}/{path.relative_to(source)}", wanted)
+def unreadable(where: str, error: OSError, path: Path) -> Problem:
+    """What kept `local_files` from reading `path`, or what lies in it."""
+    culprit = error.filename or path
+    return Problem(where=where, message=f"{culprit}: {error.strerror}", hint=f"ls -ld {culprit}")
 
 
-def _local(path: Path, target: str, wanted: FileSource) -> LocalFile:
-    """Links are followed: what they lead to is what the image gets."""
+def local_files(source: Path, target: str, mode: int | None = None) -> Iterator[LocalFile]:
+    """A file, or a folder and all that is in it, links followed: what they lead to is what the image gets.
+
+    Raises `OSError` for what is missing or cannot be read, is neither a file nor a folder, or goes round in circles.
+    """
+    return _walk(source, target, mode, ())
+
+
+def _walk(path: Path, target: str, mode: int | None, above: Sequence[Path]) -> Iterator[LocalFile]:
+    real = Path(os.path.realpath(path))
     info = path.stat()
-    if stat.S_ISDIR(info.st_mode):
-        return LocalFile(target=target, source=None, size=0, mode=0o755)
+    if not stat.S_ISDIR(info.st_mode):
+        yield _file(path, real, info, target, mode)
+        return
+    if real in above:
+        raise OSError(errno.ELOOP, "this link leads back to a folder that it is in", str(path))
+    yield LocalFile(target=target, source=None, size=0, mode=0o755)
+    for name in sorted(os.listdir(path)):
+        yield from _walk(path / name, f"{target}/{name}", mode, (*above, real))
+
+
+def _file(path: Path, real: Path, info: os.stat_result, target: str, mode: int | None) -> LocalFile:
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "this is neither a file nor a folder", str(path))
     if not os.access(path, os.R_OK):
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
     usual = 0o755 if info.st_mode & stat.S_IXUSR else 0o644
-    return LocalFile(target=target, source=path, size=info.st_size, mode=wanted.mode or usual)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    return LocalFile(target=target, source=real, size=info.st_size, mode=mode or usual)

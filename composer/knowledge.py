@@ -8,19 +8,22 @@ a registry and fetched from there by machines that have no cache, which then nee
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from composer import elf
+from composer.elf import Binary
 from composer.errors import NotFound, TricomposeError
 from composer.events import Emit, Warned
-from composer.inventory import decode, encode
+from composer.inventory import Inventory, decode, encode
 from composer.oci.image import (
     EMPTY_JSON,
     OCI_EMPTY,
     OCI_LAYER,
     OCI_MANIFEST,
     Descriptor,
+    Image,
     Manifest,
     make_manifest,
     parse_manifest,
@@ -32,6 +35,7 @@ from composer.oci.tar import Entry
 
 INVENTORY: Final = "application/vnd.tricompose.inventory.v1"
 CUT: Final = "application/vnd.tricompose.cut.v1"
+BINARIES: Final = "application/vnd.tricompose.binaries.v1"
 _COMPONENT: Final = "io.tricompose.component"
 _NUMBER: Final = "io.tricompose.part"
 _DIFF_ID: Final = "io.tricompose.diff-id"
@@ -70,6 +74,26 @@ class Knowledge:
         descriptor = Descriptor.of(blob, f"{INVENTORY}+gzip")
         self._cache.write(descriptor, lambda: iter((blob,)))
         self._put(_inventory_tag(layer), INVENTORY, [descriptor])
+
+    def inventory(self, image: Image) -> Inventory:
+        """The entries of those layers of an image that are known."""
+        known = {layer.digest: self.entries(layer.digest) for layer in image.layers}
+        return Inventory(image=image, layers={digest: found for digest, found in known.items() if found is not None})
+
+    def binaries(self, part: str) -> Mapping[str, Binary] | None:
+        """What the shared objects in a layer of ours need, by path; None where nobody has looked. Never published."""
+        try:
+            manifest = _manifest(self._cache, self._cache.resolve(_binaries_tag(part)))
+            return elf.decode(b"".join(self._cache.read(manifest.layers[0])))
+        except NotFound:
+            return None
+
+    def remember_binaries(self, part: str, binaries: Mapping[str, Binary]) -> None:
+        """Keep what the shared objects in a layer of ours need."""
+        blob = elf.encode(binaries)
+        descriptor = Descriptor.of(blob, f"{BINARIES}+json")
+        self._cache.write(descriptor, lambda: iter((blob,)))
+        self._put(_binaries_tag(part), BINARIES, [descriptor])
 
     def parts(self, layer: str, manner: str) -> Sequence[Part]:
         """The parts that are known to come of cutting a layer in that manner; empty where none are."""
@@ -133,6 +157,10 @@ def _inventory_tag(layer: str) -> str:
 
 def _cut_tag(layer: str, manner: str) -> str:
     return f"cut-{layer.removeprefix('sha256:')}-{hashlib.sha256(manner.encode()).hexdigest()[:12]}"
+
+
+def _binaries_tag(part: str) -> str:
+    return f"binaries-{part.removeprefix('sha256:')}"
 
 
 def part_descriptor(part: Part, media_type: str) -> Descriptor:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
-from composer.errors import NotFound, UnknownRelease
+from composer.errors import Denied, NotFound, UnknownRelease, Unreachable
 from composer.events import Emit, Warned
 from composer.oci.image import Descriptor, Image, Index, Manifest, Platform, parse_image, parse_manifest
 from composer.oci.names import Reference, parse_reference
 from composer.oci.store import Store
 from composer.recipe import Recipe
+from composer.releases import release
 
 NGC: Final = "docker://nvcr.io/nvidia/tritonserver"
+UBUNTU: Final = "docker://docker.io/library/ubuntu"
+
+CPU: Final = "cpu-only-py3"
+"""The variant without CUDA. NVIDIA names it so and publishes none: it is made out of `py3`, on Ubuntu's own image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """One platform of an image, by digest, and where its blobs are."""
+
+    reference: Reference
+    store: Store
+    image: Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +36,7 @@ class Upstream:
     """One platform of an upstream image, by digest, and where its blobs are.
 
     `base` holds the digests of the layers that it shares with its `-min` image, counted from the bottom without
-    a gap; `base_of` names that image, or says why there is none.
+    a gap; `base_of` names that image, or says why there is none. `least` is that image.
     """
 
     reference: Reference
@@ -30,6 +45,12 @@ class Upstream:
     image: Image
     base: frozenset[str]
     base_of: str
+    least: Pinned | None = None
+
+    @property
+    def pinned(self) -> Pinned:
+        """The image itself."""
+        return Pinned(reference=self.reference, store=self.store, image=self.image)
 
 
 def references(recipe: Recipe) -> tuple[Reference, Reference | None]:
@@ -37,23 +58,59 @@ def references(recipe: Recipe) -> tuple[Reference, Reference | None]:
 
     Source of NVIDIA's names: the tags of nvcr.io/nvidia/tritonserver, `<release>-<variant>` and `...-min`.
     """
-    if recipe.upstream:
+    if recipe.upstream and not (recipe.variant == CPU and recipe.upstream.min is None):
         least = recipe.upstream.min
         return recipe.place(recipe.upstream.full), recipe.place(least) if least else None
     if recipe.triton is None:
         raise UnknownRelease("the recipe names neither a release nor an upstream", hint='triton: "24.10"')
+    if recipe.variant == CPU:
+        named = recipe.place(recipe.upstream.full) if recipe.upstream else parse_reference(f"{NGC}:{recipe.triton}-py3")
+        return named, parse_reference(f"{UBUNTU}:{_ubuntu(recipe.triton)}")
     full = f"{NGC}:{recipe.triton}-{recipe.variant}"
     return parse_reference(full), parse_reference(f"{full}-min")
+
+
+def _ubuntu(name: str) -> str:
+    """The Ubuntu of a release. compose.py took 22.04 as the base without CUDA for all, which is wrong from 24.11 on."""
+    found = release(name).ubuntu
+    if found is None:
+        raise UnknownRelease(f"nothing is known of the Ubuntu of {name}", hint="upstream: {full: ..., min: ...}")
+    return found
 
 
 def resolve(recipe: Recipe, platform: Platform, open_source: Callable[[Reference], Store], emit: Emit) -> Upstream:
     """Look up the upstream of one platform, and which of its layers are its base. Raises what the stores raise."""
     full, least = references(recipe)
-    store = open_source(full)
-    image = read_image(store, store.resolve(full.name), platform)
-    base, base_of = _base(recipe, image, least, platform, open_source, emit)
-    pinned = full.at(image.manifest.descriptor.digest)
-    return Upstream(reference=pinned, store=store, platform=platform, image=image, base=base, base_of=base_of)
+    found = pin(recipe, full, platform, open_source)
+    below, base_of = _least(recipe, least, platform, open_source, emit)
+    return Upstream(
+        reference=found.reference,
+        store=found.store,
+        platform=platform,
+        image=found.image,
+        base=frozenset(_shared(found.image.manifest, below.image.manifest) if below else ()),
+        base_of=base_of,
+        least=below,
+    )
+
+
+def resolve_donor(
+    recipe: Recipe, reference: Reference, upstream: Upstream, open_source: Callable[[Reference], Store]
+) -> Upstream:
+    """Look up an image that something is taken from. Its base are the layers that it shares with the upstream's base.
+
+    Raises what the stores raise.
+    """
+    found = pin(recipe, reference, upstream.platform, open_source)
+    shared = _shared(found.image.manifest, upstream.image.manifest)
+    return Upstream(
+        reference=found.reference,
+        store=found.store,
+        platform=upstream.platform,
+        image=found.image,
+        base=frozenset(digest for digest in shared if digest in upstream.base),
+        base_of=upstream.base_of,
+    )
 
 
 def read_image(store: Store, root: Descriptor, platform: Platform) -> Image:
@@ -67,27 +124,48 @@ def read_image(store: Store, root: Descriptor, platform: Platform) -> Image:
     return image
 
 
-def _base(
+def _least(
     recipe: Recipe,
-    image: Image,
     least: Reference | None,
     platform: Platform,
     open_source: Callable[[Reference], Store],
     emit: Emit,
-) -> tuple[frozenset[str], str]:
+) -> tuple[Pinned | None, str]:
+    """The `-min` image, and its name, or why there is none."""
     if least is None:
-        return frozenset(), "no -min image is named"
-    store = open_source(least)
+        return None, "no -min image is named"
     try:
-        below = read_image(store, store.resolve(least.name), platform)
+        return pin(recipe, least, platform, open_source), str(least)
     except NotFound as error:
         if recipe.upstream:
             raise
         emit(
             Warned(message=f"{error.message}: every layer of the full image will be read", hint="upstream: {min: ...}")
         )
-        return frozenset(), "there is no -min image"
-    return frozenset(_shared(image.manifest, below.manifest)), str(least)
+        return None, "there is no -min image"
+
+
+def pin(recipe: Recipe, reference: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
+    """Look up one platform of an image, at the first mirror of its registry that has it. Raises what stores raise."""
+    *others, last = mirrored(reference, recipe.network.mirrors)
+    for mirror in others:
+        with suppress(NotFound, Denied, Unreachable):
+            return _pin(mirror, platform, open_source)
+    return _pin(last, platform, open_source)
+
+
+def _pin(reference: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
+    store = open_source(reference)
+    image = read_image(store, store.resolve(reference.name), platform)
+    return Pinned(reference=reference.at(image.manifest.descriptor.digest), store=store, image=image)
+
+
+def mirrored(reference: Reference, mirrors: Mapping[str, Sequence[str]]) -> tuple[Reference, ...]:
+    """Where to ask for an image: its registry's mirrors (`host` or `host/path`, in order), or where it says itself."""
+    if reference.transport != "docker" or not mirrors.get(reference.host):
+        return (reference,)
+    places = (f"{mirror.strip('/')}/{reference.repository}" for mirror in mirrors[reference.host])
+    return tuple(replace(reference, place=place) for place in places)
 
 
 def _shared(full: Manifest, least: Manifest) -> list[str]:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import platform as host
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from composer import with_docker
 from composer.cache import IMAGE_TAG, default_cache
 from composer.checks import Report, Result, prove
 from composer.checks.client import Client, NoAnswer
 from composer.checks.subject import ending
-from composer.engines import direct
+from composer.custom import Brought, survey_custom
+from composer.dockerfile import Originals, runs_something
+from composer.engines import brought, direct
 from composer.engines.direct import Built, Workshop
+from composer.engines.dockerfile import Kitchen
 from composer.errors import CheckFailed, NotFound, Unplannable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
+from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
-from composer.lock import Upstream, read_image, resolve
+from composer.lock import CPU, Upstream, read_image, resolve
 from composer.models.repository import ModelRepository, survey
 from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
@@ -47,7 +52,10 @@ from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Plan, make_plan, manner_of, wished
 from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
+from composer.releases import RELEASES
 from composer.runners import Runner, Running, pick
+from composer.wheels import Shelf, Wheels, survey_wheels
+from composer.with_docker import USUAL, DockerPlan, DockerWay, Pantry
 
 if TYPE_CHECKING:
     import requests
@@ -64,7 +72,9 @@ class Workplace:
     """How to run, as opposed to what to build: where the cache is, how places are opened, how much at once.
 
     `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers. With
-    `cut_all` a layer that is read is cut into all its components, so that no later recipe has to read it.
+    `cut_all` a layer that is read is cut into all its components, so that no later recipe has to read it. `docker`
+    is how a Docker Engine builds, where a recipe needs one. `environ` and `ca_bundle` are for what looks for Python
+    packages.
     """
 
     cache: Path
@@ -74,6 +84,9 @@ class Workplace:
     knowledge: Reference | None
     emit: Emit
     cut_all: bool = False
+    docker: DockerWay = USUAL
+    environ: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: Path | None = None
 
     @classmethod
     def from_environment(
@@ -89,6 +102,7 @@ class Workplace:
         epoch: int | None = None,
         knowledge: Reference | None = None,
         cut_all: bool = False,
+        docker: DockerWay = USUAL,
         emit: Emit = ignore,
     ) -> Workplace:
         """The usual workplace: credentials and cache where the environment says; what `recipe` says of the network.
@@ -105,7 +119,18 @@ class Workplace:
             scratch=where / "ingest",
             emit=emit,
         )
-        return cls(cache=where, access=access, jobs=jobs, epoch=epoch, knowledge=knowledge, emit=emit, cut_all=cut_all)
+        return cls(
+            cache=where,
+            access=access,
+            jobs=jobs,
+            epoch=epoch,
+            knowledge=knowledge,
+            emit=emit,
+            cut_all=cut_all,
+            docker=docker,
+            environ=environ,
+            ca_bundle=bundle,
+        )
 
 
 def _session(ca_bundle: Path | None) -> requests.Session:
@@ -122,7 +147,7 @@ class Outcome:
     """
 
     root: Descriptor
-    plans: Sequence[Plan]
+    plans: Sequence[Plan | DockerPlan]
     images: Sequence[Image]
     reports: Mapping[str, Report]
     delivered: Sequence[str]
@@ -162,55 +187,82 @@ def _plan(
     scan: str,
     label: str,
 ) -> Plan:
+    local = survey_custom(recipe)
     place.emit(StageStarted(stage="resolve", detail=f"the upstream for {platform}"))
     upstream = resolve(recipe, platform, shop.open, place.emit)
+    custom = brought.find(recipe, local, upstream, shop)
     place.emit(StageFinished(stage="resolve", detail=str(upstream.reference)))
     if scan != "none":
-        _learn(recipe, upstream, repositories, shop, all_layers=scan == "all")
+        custom = _learn(recipe, upstream, custom, repositories, shop, all_layers=scan == "all")
 
-    def decide() -> Plan:
+    def decide(custom: Brought) -> Plan:
+        inventory = shop.knowledge.inventory(upstream.image)
         return make_plan(
             recipe,
             upstream,
-            _inventory(upstream, shop.knowledge),
+            inventory,
             repositories,
             survey_files(recipe),
+            _wheels(recipe, platform, inventory, place, shop.cache).files,
+            custom,
             shop.knowledge.parts,
             validated=label,
             epoch=place.epoch,
         )
 
     try:
-        return decide()
+        made = decide(custom)
     except NeedsLower as path:
         if scan == "none":
             raise Unplannable(
                 f"/{path} lies in layers that were never read, and what is asked for depends on it",
                 hint="tricompose plan --scan all ...   (reads them once; build does it by itself)",
             ) from path
-        _learn(recipe, upstream, repositories, shop, all_layers=True)
-        return decide()
+        custom = _learn(recipe, upstream, custom, repositories, shop, all_layers=True)
+        made = decide(custom)
+    if recipe.custom_backends:
+        brought.fit(recipe, made, custom, shop, deep=scan != "none")
+    return made
 
 
-def _inventory(upstream: Upstream, knowledge: Knowledge) -> Inventory:
-    known = {layer.digest: knowledge.entries(layer.digest) for layer in upstream.image.layers}
-    return Inventory(
-        image=upstream.image, layers={digest: found for digest, found in known.items() if found is not None}
+def _wheels(
+    recipe: Recipe, platform: Platform, inventory: Inventory | None, place: Workplace, cache: LayoutStore
+) -> Wheels:
+    """What `packages.pip` brings. Without an inventory nothing is known of the packages that the image has."""
+    shelf = Shelf(
+        cache=cache,
+        environ=place.environ,
+        insecure=place.access.insecure,
+        ca_bundle=place.ca_bundle,
+        emit=place.emit,
     )
+    known = RELEASES.get(recipe.triton or "")
+    python, ubuntu = (known.python, known.ubuntu) if known else (None, None)
+    return survey_wheels(recipe, platform, inventory, shelf, python=python, ubuntu=ubuntu)
 
 
 def _learn(
-    recipe: Recipe, upstream: Upstream, repositories: Sequence[ModelRepository], shop: Workshop, *, all_layers: bool
-) -> None:
+    recipe: Recipe,
+    upstream: Upstream,
+    custom: Brought,
+    repositories: Sequence[ModelRepository],
+    shop: Workshop,
+    *,
+    all_layers: bool,
+) -> Brought:
     """Read every layer that nobody has read: those of the base only if all are asked for."""
-    names = {f"{kind}/{name}" for kind, some in wished(recipe, repositories).items() for name in some} | {CORE}
-    for layer in upstream.image.layers:
-        if layer.digest in upstream.base and not all_layers:
-            continue
-        if not shop.knowledge.knows(layer.digest):
-            shop.emit(StageStarted(stage="read", detail=f"{layer.digest[7:19]}: not seen before"))
-            direct.learn(upstream, layer, names.__contains__, recipe.max_layer_size, shop)
-            shop.emit(StageFinished(stage="read", detail=layer.digest[7:19]))
+    likely = _likely(recipe, custom, repositories)
+    direct.learn_image(upstream, likely.__contains__, recipe.max_layer_size, shop, all_layers=all_layers)
+    return brought.read(custom, recipe.max_layer_size, shop, all_layers=all_layers)
+
+
+def _likely(recipe: Recipe, custom: Brought, repositories: Sequence[ModelRepository]) -> Set[str]:
+    """The components that will be wanted of the upstream's layers, as far as that can be told before they are read."""
+    named = wished(recipe, repositories, [one.component for one in custom.local])
+    names = {f"{kind}/{name}" for kind, some in named.items() for name in some} | {CORE}
+    # An image that a backend is taken from is often built on the upstream, and so has its layers too.
+    donated = {one.key for one in custom.donors}
+    return names | donated | ({"backends/python"} if donated and recipe.backends == "auto" else set())
 
 
 # -- build --------------------------------------------------------------------------------------------------------
@@ -230,14 +282,14 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         shop = _workshop(recipe, outputs, place, stack)
         for output in outputs:
             _prepare(output, place)
-        plans, built = [], []
+        kitchen = _kitchen(recipe, shop, place, stack) if needs_docker(recipe) else None
+        plans: list[Plan | DockerPlan] = []
+        built: list[Built] = []
         for platform in recipe.platforms:
             label = PROVED if proved and _runs_here(platform) else UNPROVED
-            made = _plan(recipe, platform, repositories, place, shop, scan="new", label=label)
-            place.emit(StageStarted(stage="compose", detail=f"{len(made.kept)} components for {platform}"))
+            made, one = _build_one(recipe, platform, repositories, place, shop, kitchen, label)
             plans.append(made)
-            built.append(direct.build(made, shop))
-            place.emit(StageFinished(stage="compose", detail=built[-1].image.manifest.descriptor.digest))
+            built.append(one)
         reports = _prove_all(recipe, plans, built, chosen, place.emit) if proved else {}
         root, source = _root(built)
         for output in outputs:
@@ -253,8 +305,115 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     )
 
 
+def needs_docker(recipe: Recipe) -> bool:
+    """Whether building a recipe takes a Docker Engine."""
+    return recipe.engine == "dockerfile" or runs_something(recipe)
+
+
+def _kitchen(recipe: Recipe, shop: Workshop, place: Workplace, stack: ExitStack) -> Kitchen:
+    access = place.access
+    kitchen = with_docker.open_kitchen(recipe, place.docker, shop.cache, access.scratch, access.credentials, place.emit)
+    stack.callback(kitchen.engine.close)
+    return kitchen
+
+
+def _build_one(
+    recipe: Recipe,
+    platform: Platform,
+    repositories: Sequence[ModelRepository],
+    place: Workplace,
+    shop: Workshop,
+    kitchen: Kitchen | None,
+    label: str,
+) -> tuple[Plan | DockerPlan, Built]:
+    """Plan and make the image of one platform."""
+    if kitchen and recipe.engine == "dockerfile":
+        return _build_dockerfile(recipe, platform, repositories, place, shop, kitchen, label)
+    made = _plan(recipe, platform, repositories, place, shop, scan="new", label=label)
+    place.emit(StageStarted(stage="compose", detail=f"{len(made.kept)} components for {platform}"))
+    built = direct.build(made, shop)
+    place.emit(StageFinished(stage="compose", detail=built.image.manifest.descriptor.digest))
+    if kitchen:
+        built = with_docker.run_on_top(recipe, built, kitchen, jobs=place.jobs, epoch=place.epoch)
+    return made, built
+
+
+def _build_dockerfile(
+    recipe: Recipe,
+    platform: Platform,
+    repositories: Sequence[ModelRepository],
+    place: Workplace,
+    shop: Workshop,
+    kitchen: Kitchen,
+    label: str,
+) -> tuple[DockerPlan, Built]:
+    place.emit(StageStarted(stage="resolve", detail=f"the upstream for {platform}"))
+    upstream = resolve(recipe, platform, shop.open, place.emit)
+    if recipe.custom_backends:
+        brought.screen(recipe, upstream, shop)
+    place.emit(StageFinished(stage="resolve", detail=str(upstream.reference)))
+    pantry = Pantry.of(recipe, repositories, _known_wheels(recipe, upstream, repositories, place, shop).files)
+    with with_docker.planned(recipe, upstream, pantry, kitchen, shop.open, jobs=place.jobs) as made:
+        place.emit(StageStarted(stage="compose", detail=f"{len(made.kept)} components for {platform}, in Docker"))
+        built = with_docker.build(made, kitchen, validated=label, epoch=place.epoch)
+    place.emit(StageFinished(stage="compose", detail=built.image.manifest.descriptor.digest))
+    return made, built
+
+
+def _known_wheels(
+    recipe: Recipe, upstream: Upstream, repositories: Sequence[ModelRepository], place: Workplace, shop: Workshop
+) -> Wheels:
+    """What `packages.pip` brings, beside the packages that the image has: its layers are read once for these."""
+    if not recipe.packages.pip:
+        return Wheels()
+    likely = _likely(recipe, Brought(local=survey_custom(recipe)), repositories)
+    for all_layers in (False, True):
+        direct.learn_image(upstream, likely.__contains__, recipe.max_layer_size, shop, all_layers=all_layers)
+        with suppress(NeedsLower):
+            return _wheels(recipe, upstream.platform, shop.knowledge.inventory(upstream.image), place, shop.cache)
+    return _wheels(recipe, upstream.platform, shop.knowledge.inventory(upstream.image), place, shop.cache)
+
+
+def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, look_up: bool) -> Sequence[str]:
+    """Write what Docker builds a recipe from into `folder`, one within it for each of several platforms.
+
+    Nothing is asked of any network or engine, unless `look_up` says that names are to be pinned by digest, and what
+    the images say of themselves is to be taken over. Returns the Dockerfiles.
+    """
+    _check(recipe, place.emit)
+    texts = []
+    with ExitStack() as stack:
+        cache = LayoutStore.ensure(place.cache) if recipe.packages.pip else None
+        if cache:
+            stack.callback(cache.close)
+        for platform in recipe.platforms:
+            wheels = _wheels(recipe, platform, None, place, cache) if cache else Wheels()
+            pantry = Pantry.of(recipe, _survey(recipe), wheels.files)
+            originals = _look_up(recipe, platform, place, stack) if look_up else None
+            members = with_docker.write(recipe, platform, pantry, originals, place.emit)
+            texts.append((members["Dockerfile"].data or b"").decode())
+            if folder:
+                inner = folder / f"{platform.os}-{platform.architecture}" if len(recipe.platforms) > 1 else folder
+                write_folder(inner, members)
+    return texts
+
+
+def _look_up(recipe: Recipe, platform: Platform, place: Workplace, stack: ExitStack) -> Originals:
+    def opened(reference: Reference) -> Store:
+        store = open_source(reference, place.access)
+        stack.callback(store.close)
+        return store
+
+    return with_docker.originals(recipe, resolve(recipe, platform, opened, place.emit), opened)
+
+
 def _check(recipe: Recipe, emit: Emit) -> None:
     refuse_unbuilt(recipe)
+    if recipe.variant == CPU and recipe.engine == "direct":
+        raise Unplannable(
+            f"{recipe.where('variant')}: there is no image {CPU} to subtract from: NVIDIA publishes none",
+            hint="engine: dockerfile   (makes one out of py3, on Ubuntu's own image)",
+        )
     for problem in flag_warnings(recipe):
         emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
 
@@ -334,7 +493,7 @@ def _architecture() -> str:
 
 
 def _prove_all(
-    recipe: Recipe, plans: Sequence[Plan], built: Sequence[Built], runner: Runner | None, emit: Emit
+    recipe: Recipe, plans: Sequence[Plan | DockerPlan], built: Sequence[Built], runner: Runner | None, emit: Emit
 ) -> Mapping[str, Report]:
     reports: dict[str, Report] = {}
     for plan_, one in zip(plans, built, strict=True):

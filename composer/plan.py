@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from composer import config as configs
+from composer.custom import BACKENDS, Brought, Donor, LocalBackend
 from composer.errors import NotFound, Unplannable
 from composer.files import LocalFile
 from composer.inventory import CORE, KINDS, Component, Inventory, component_of, components
@@ -19,8 +20,8 @@ from composer.oci.compression import CODEC
 from composer.oci.image import Descriptor, chain_ids
 from composer.oci.layer import Cut, Part, Script, irregularity, loses, script
 from composer.oci.layer import component_of as component_of_entry
-from composer.oci.tar import DIRECTORY, FILE, Entry, ancestors
-from composer.oci.tree import Tree, is_whiteout
+from composer.oci.tar import DIRECTORY, FILE, LINK, Entry, ancestors
+from composer.oci.tree import Tree, hidden_by, is_whiteout
 from composer.recipe import Recipe
 
 MOST_LAYERS: Final = 125
@@ -41,11 +42,15 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unread:
-    """A layer whose content is not known yet: it has to be read before it can be decided upon."""
+    """A layer whose content is not known yet: it has to be read before it can be decided upon.
+
+    One of another image than the upstream, the `donor`, is no part of the result: only something of it may be.
+    """
 
     layer: Descriptor
     diff_id: str
     because: str
+    donor: Upstream | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,15 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Graft:
+    """A layer of another image that holds something of a component that is taken: it is cut, and the rest left."""
+
+    takes: str
+    donor: Upstream
+    split: Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
     """An entry of a new layer, and the file of this machine that its content comes from."""
 
@@ -100,7 +114,7 @@ class Add:
         return sum(file.entry.size for file in self.files)
 
 
-Step = Reuse | Unread | Split | Add
+Step = Reuse | Unread | Split | Graft | Add
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,34 +146,43 @@ class Plan:
         return sum(size_of(step) for step in self.steps)
 
     @property
+    def splits(self) -> tuple[Split, ...]:
+        """All layers that are cut, the upstream's and those of other images."""
+        found = (split_of(step) for step in self.steps)
+        return tuple(split for split in found if split)
+
+    @property
     def exact(self) -> bool:
         """Whether `size` is no estimate."""
-        return all(isinstance(step, Reuse) or (isinstance(step, Split) and step.known) for step in self.steps)
+        return not any(isinstance(step, Unread | Add) for step in self.steps) and all(one.known for one in self.splits)
 
     @property
     def to_read(self) -> int:
-        """Bytes of upstream layers that have to be read to cut them, or to learn what they hold."""
-        reads = (
-            step for step in self.steps if isinstance(step, Unread) or (isinstance(step, Split) and not step.known)
-        )
-        return sum(step.layer.size for step in reads)
+        """Bytes of layers that have to be read to cut them, or to learn what they hold."""
+        unread = [step.layer for step in self.steps if isinstance(step, Unread)]
+        layers = {layer.digest: layer for layer in (*unread, *(one.layer for one in self.splits if not one.known))}
+        return sum(layer.size for layer in layers.values())
 
     @property
     def to_write(self) -> int:
         """Estimated bytes of the layers that will be made."""
         return sum(size_of(step) for step in self.steps if isinstance(step, Add)) + sum(
-            slice_size(step, one)
-            for step in self.steps
-            if isinstance(step, Split)
-            for one in step.slices
-            if one.kept and not one.parts
+            slice_size(split, one) for split in self.splits for one in split.slices if one.kept and not one.parts
         )
+
+
+def split_of(step: Step) -> Split | None:
+    """How the layer of a step is cut, if it is."""
+    return step.split if isinstance(step, Graft) else step if isinstance(step, Split) else None
 
 
 def size_of(step: Step) -> int:
     """Compressed bytes that a step brings to the result, estimated where they are not known."""
-    if isinstance(step, Split):
-        return sum(slice_size(step, one) for one in step.slices if one.kept)
+    if isinstance(step, Split | Graft):
+        split = step.split if isinstance(step, Graft) else step
+        return sum(slice_size(split, one) for one in split.slices if one.kept)
+    if isinstance(step, Unread) and step.donor:
+        return 0
     return step.content if isinstance(step, Add) else step.layer.size
 
 
@@ -177,39 +200,48 @@ def make_plan(
     inventory: Inventory,
     repositories: Sequence[ModelRepository],
     files: Sequence[LocalFile],
+    packages: Sequence[LocalFile],
+    brought: Brought,
     known: KnownParts,
     *,
     validated: str,
     epoch: int | None,
 ) -> Plan:
-    """Decide. `validated` is what the result's label says of its proof; `epoch` is SOURCE_DATE_EPOCH in seconds.
+    """Decide. `brought` are the backends of other origin; `validated` is what the result's label says of its proof;
+    `epoch` is SOURCE_DATE_EPOCH in seconds.
 
     Raises `NotFound` for a backend that the upstream lacks, `Unplannable` for what does not fit together, and
     `NeedsLower` where a layer of the base must be read after all.
     """
     tree = inventory.tree()
-    present = components(tree)
-    selected = select(recipe, present, repositories, certain=not _unread_above(upstream, inventory))
+    present, new = components(tree), brought.components()
+    certain = not _unread_above(upstream, inventory)
+    selected = select(recipe, present, new, repositories, certain=certain)
     models = tuple(model for repository in repositories for model in repository.models)
     moment = configs.created(upstream.image, epoch)
     how = Cut(component_of=component_of, wanted=_wanted(present, selected), max_size=recipe.max_layer_size)
+    look = tree.look if certain else tree.get
     steps = (
         *_layer_steps(upstream, inventory, how, present, known),
+        *_brought_steps(brought, recipe.max_layer_size, known, look, configs.seconds(moment)),
+        *_file_steps("packages", packages, tree, configs.seconds(moment)),
         *_model_steps(recipe, models, tree, configs.seconds(moment)),
-        *_file_steps(files, tree, configs.seconds(moment)),
+        *_file_steps("files", files, tree, configs.seconds(moment)),
     )
     _refuse_too_many(steps, how.max_size)
     labels = {
-        configs.UPSTREAM_LABEL: _upstream_name(upstream),
+        configs.UPSTREAM_LABEL: public_name(upstream),
         configs.BACKENDS_LABEL: ",".join(
-            name.partition("/")[2] for name in sorted(selected) if name.startswith("backends/")
+            name.partition("/")[2]
+            for name in sorted({*selected, *(one.key for one in new)})
+            if name.startswith("backends/")
         ),
         configs.VALIDATION_LABEL: validated,
     }
     return Plan(
         upstream=upstream,
         steps=steps,
-        kept=tuple(one for one in present if one.key in selected),
+        kept=_ordered([*(one for one in present if one.key in selected), *new]),
         dropped=tuple(one for one in present if one.key not in selected),
         models=models,
         config=configs.changed_config(upstream.image, recipe, labels),
@@ -218,8 +250,8 @@ def make_plan(
     )
 
 
-def _upstream_name(upstream: Upstream) -> str:
-    """What the upstream is for everybody: where a file or a folder lay on this machine is nobody's business."""
+def public_name(upstream: Upstream) -> str:
+    """What an image is for everybody: where a file or a folder lay on this machine is nobody's business."""
     digest = upstream.image.manifest.descriptor.digest
     return f"{upstream.reference.place}@{digest}" if upstream.reference.transport == "docker" else digest
 
@@ -227,11 +259,18 @@ def _upstream_name(upstream: Upstream) -> str:
 # -- which components -----------------------------------------------------------------------------------------
 
 
-def wished(recipe: Recipe, repositories: Sequence[ModelRepository]) -> Mapping[str, tuple[str, ...]]:
-    """The names that a recipe asks for, by kind. Raises `Unplannable` where a model's backend is not among them."""
+def wished(
+    recipe: Recipe, repositories: Sequence[ModelRepository], new: Sequence[Component] = ()
+) -> Mapping[str, tuple[str, ...]]:
+    """The names that a recipe asks the upstream for, by kind; `new` are the backends that it brings itself.
+
+    Raises `Unplannable` where a model's backend is not among them, or a backend is to come from two places.
+    """
+    _refuse_double(recipe)
+    own = {one.name for one in recipe.custom_backends}
     needed = needed_backends(repositories)
-    backends = needed if recipe.backends == "auto" else recipe.backends
-    if missing := sorted(set(needed) - set(backends)):
+    backends = _needed(needed, new, own) if recipe.backends == "auto" else recipe.backends
+    if missing := sorted({*needed} - {*backends} - own):
         users = [model.name for one in repositories for model in one.models if model.backend == missing[0]]
         raise Unplannable(
             f"the model {users[0]} needs the backend {missing[0]}, which the recipe leaves out",
@@ -240,16 +279,51 @@ def wished(recipe: Recipe, repositories: Sequence[ModelRepository]) -> Mapping[s
     return dict(zip(KINDS, (backends, recipe.repoagents, recipe.caches), strict=True))
 
 
+def _needed(needed: Sequence[str], some: Iterable[Component], own: Iterable[str]) -> tuple[str, ...]:
+    """What models need, and with it what the backends among `some` cannot be without, but for the recipe's `own`."""
+    besides = {need for one in some if one.kind == "backends" for need in one.needs}
+    return tuple(sorted({*needed, *besides} - {*own}))
+
+
+def _refuse_double(recipe: Recipe) -> None:
+    for number, custom in enumerate(recipe.custom_backends):
+        if custom.name in recipe.backends and recipe.backends != "auto":
+            rest = ", ".join(name for name in recipe.backends if name != custom.name)
+            instead = f"backends: [{rest}]" if rest else "backends: auto"
+            raise Unplannable(
+                f"{recipe.where('custom_backends', number, 'name')}: the backend {custom.name} stands in `backends` "
+                "too, and there can be only one",
+                hint=f"{instead}   (the upstream's own is then left out, if it has one)",
+            )
+
+
 def select(
-    recipe: Recipe, present: Sequence[Component], repositories: Sequence[ModelRepository], *, certain: bool
+    recipe: Recipe,
+    present: Sequence[Component],
+    new: Sequence[Component],
+    repositories: Sequence[ModelRepository],
+    *,
+    certain: bool,
 ) -> frozenset[str]:
-    """The keys of the components to keep. What is missing is refused only once it is `certain` what there is."""
-    names = wished(recipe, repositories)
+    """The keys of the components to keep, beside the `new` ones that the recipe brings.
+
+    What is missing is refused only once it is `certain` what there is.
+    """
+    names = dict(wished(recipe, repositories, new))
+    own = {one.name for one in recipe.custom_backends}
+    if recipe.backends == "auto":
+        served = (one for one in present if one.name in names["backends"])
+        names["backends"] = _needed(names["backends"], served, own)
     if certain:
         for kind, some in names.items():
             _refuse_absent(recipe, kind, some, [one.name for one in present if one.kind == kind])
-        _refuse_stranded(names["backends"], present)
+        replaced = [one for one in present if not (one.kind == "backends" and one.name in own)]
+        _refuse_stranded(names["backends"], own, [*replaced, *new])
     return frozenset(f"{kind}/{name}" for kind, some in names.items() for name in some)
+
+
+def _ordered(some: Iterable[Component]) -> tuple[Component, ...]:
+    return tuple(sorted(some, key=lambda one: (KINDS.index(one.kind), one.name)))
 
 
 _SINGULAR: Final = {"backends": "backend", "repoagents": "repository agent", "caches": "cache"}
@@ -268,10 +342,11 @@ def _refuse_absent(recipe: Recipe, kind: str, names: Sequence[str], there: Seque
             )
 
 
-def _refuse_stranded(backends: Sequence[str], present: Sequence[Component]) -> None:
-    for one in present:
-        missing = [need for need in one.needs if need not in backends]
-        if one.kind == "backends" and one.name in backends and missing:
+def _refuse_stranded(backends: Sequence[str], own: Set[str], some: Sequence[Component]) -> None:
+    there = {*backends, *own}
+    for one in some:
+        missing = [need for need in one.needs if need not in there]
+        if one.kind == "backends" and one.name in there and missing:
             raise Unplannable(
                 f"the backend {one.name} is written in Python: it runs only beside the {missing[0]} backend",
                 hint=f"backends: [{', '.join([*backends, *missing])}]",
@@ -384,6 +459,100 @@ def _slices(held: Mapping[tuple[str, bool], Sequence[Entry]], parts: Sequence[Pa
     return tuple(sorted(slices, key=lambda one: (CORE not in one.component.split("+"), one.component)))
 
 
+# -- backends of other origin ---------------------------------------------------------------------------------
+
+
+Look = Callable[[str], Entry | None]
+"""What stands at a canonical path of the upstream."""
+
+
+def _brought_steps(
+    brought: Brought, max_size: int, known: KnownParts, look: Look, mtime: int
+) -> Iterable[Graft | Unread | Add]:
+    """First what other images bring, then what this machine does; the folders above them stay the upstream's."""
+    grafts = [step for donor in brought.donors for step in _graft_steps(donor, max_size, known)]
+    yield from grafts
+    if not grafts and not brought.local:
+        return
+    above = {path: _known_folder(look(path), path, mtime) for path in ancestors(f"{BACKENDS}/x")}
+    for backend in brought.local:
+        yield _backend_step(backend, above, mtime)
+    if not brought.local:
+        # The layers of a donor carry its own folders, with owners and times that are not the upstream's.
+        mended = tuple(NewFile(entry=entry) for entry in above.values())
+        yield Add(title="folders", files=mended, folders={}, because="above custom_backends, as the upstream has them")
+
+
+def _backend_step(backend: LocalBackend, above: Mapping[str, Entry], mtime: int) -> Add:
+    """One layer for a backend. Everything in it belongs to whom the upstream's backends belong to."""
+    owner = above[BACKENDS]
+    entries = (_local_entry(file.target, file, mtime) for file in backend.files)
+    owned = (entry._replace(uid=owner.uid, gid=owner.gid) for entry in entries)
+    return Add(
+        title=f"backends/{backend.name}",
+        files=tuple(_linked(zip(owned, (file.source for file in backend.files), strict=True))),
+        folders=above,
+        because=f"custom_backends: {backend.path}",
+    )
+
+
+def _linked(files: Iterable[tuple[Entry, Path | None]]) -> Iterable[NewFile]:
+    """A file that several names lead to is there once: libraries come with chains of links."""
+    first: dict[Path, str] = {}
+    for entry, source in files:
+        if source in first:
+            yield NewFile(entry=entry._replace(kind=LINK, link=first[source], size=0))
+            continue
+        if source:
+            first[source] = entry.path
+        yield NewFile(entry=entry, source=source)
+
+
+def _graft_steps(donor: Donor, max_size: int, known: KnownParts) -> Sequence[Graft | Unread]:
+    """The layers of another image that hold something of the one backend, in order. Nothing else of it is taken."""
+    how = Cut(component_of=component_of, wanted=donor.key.__eq__, max_size=max_size)
+    tree = Tree(partial=bool(donor.inventory.unread()))
+    chain = ("", *chain_ids(donor.image.image.diff_ids))
+    steps: list[Graft | Unread] = []
+    pairs = zip(donor.image.image.layers, donor.image.image.diff_ids, strict=True)
+    for number, (layer, diff_id) in enumerate(pairs):
+        entries = donor.inventory.layers.get(layer.digest)
+        if entries is None:
+            if layer.digest not in donor.image.base:
+                because = f"never read before: {donor.key} may be in it"
+                steps.append(Unread(layer=layer, diff_id=diff_id, because=because, donor=donor.image))
+            continue
+        flaw = irregularity(entries, how.component_of)
+        below = tree.copy() if flaw else None
+        paths = tree.apply(entries)
+        if _uproots(entries, donor.key):
+            steps.clear()
+        if not _concerns(entries, paths, donor.key):
+            continue
+        plot = script(entries, how, below) if flaw else None
+        manner = manner_of(max_size, flaw and f"{chain[number]} only {donor.key}")
+        split = _split(layer, diff_id, entries, how, plot, manner, known(layer.digest, manner))
+        if any(one.kept for one in split.slices):
+            steps.append(Graft(takes=donor.key, donor=donor.image, split=replace(split, because=f"only {donor.key}")))
+    return steps
+
+
+def _uproots(entries: Iterable[Entry], key: str) -> bool:
+    """Whether a layer takes away the whole backend that layers below it have: by its folder, or by one above that."""
+    folder = f"{BACKENDS}/{key.partition('/')[2]}"
+    above = {"", *ancestors(folder), folder}
+    return any(
+        hidden_by(entry) in above if is_whiteout(entry) else entry.path in above and entry.kind != DIRECTORY
+        for entry in entries
+    )
+
+
+def _concerns(entries: Iterable[Entry], paths: Iterable[str], key: str) -> bool:
+    """Whether a layer has anything to do with a component, by the names it uses or by where they lead."""
+    spelled = (component_of_entry(entry, component_of) for entry in entries)
+    return any(key in some for some in (map(component_of, paths), spelled))
+
+
 # -- new layers -----------------------------------------------------------------------------------------------
 
 
@@ -415,30 +584,30 @@ def _model_files(model: Model, root: str, mtime: int) -> tuple[NewFile, ...]:
     return tuple(sorted(folders + files, key=lambda one: one.entry.path.split("/")))
 
 
-def _file_steps(files: Sequence[LocalFile], tree: Tree, mtime: int) -> Iterable[Add]:
-    """One layer for all `files:`, each at its canonical path, below folders as the upstream has them."""
+def _file_steps(title: str, files: Sequence[LocalFile], tree: Tree, mtime: int) -> Iterable[Add]:
+    """One layer for all files of one key of the recipe, each at its canonical path, below folders as they are."""
     if not files:
         return
     placed = {tree.resolve(file.target): file for file in files}
     for path, file in placed.items():
-        _refuse_covering(tree, path, file)
+        _refuse_covering(tree, path, file, title)
     folders = {folder for path in placed for folder in ancestors(path)} - set(placed)
     yield Add(
-        title="files",
+        title=title,
         files=tuple(
             NewFile(entry=_local_entry(path, placed[path], mtime), source=placed[path].source)
             for path in sorted(placed, key=lambda path: path.split("/"))
         ),
         folders={path: _known_folder(tree.look(path), path, mtime) for path in folders},
-        because="files",
+        because=title,
     )
 
 
-def _refuse_covering(tree: Tree, path: str, file: LocalFile) -> None:
+def _refuse_covering(tree: Tree, path: str, file: LocalFile, title: str) -> None:
     entry = tree.look(path)
     if entry and (entry.kind == DIRECTORY) != (file.source is None):
         kind = "folder" if entry.kind == DIRECTORY else "file"
-        raise Unplannable(f"files: /{path} is a {kind} in the upstream", hint="choose another target")
+        raise Unplannable(f"{title}: /{path} is a {kind} in the upstream", hint="choose another target")
 
 
 def _local_entry(path: str, file: LocalFile, mtime: int) -> Entry:
@@ -471,6 +640,6 @@ def _refuse_too_many(steps: Sequence[Step], max_size: int) -> None:
 
 
 def _count(step: Step, max_size: int) -> int:
-    if isinstance(step, Split):
-        return sum(len(one.parts) or max(1, one.content // max_size) for one in step.slices if one.kept)
+    if split := split_of(step):
+        return sum(len(one.parts) or max(1, one.content // max_size) for one in split.slices if one.kept)
     return max(1, step.content // max_size) if isinstance(step, Add) else 1

@@ -23,6 +23,7 @@ from composer.recipe_schema import (
     Conversion,
     Credential,
     CustomBackend,
+    DockerfileChoices,
     Expect,
     FileSource,
     Load,
@@ -55,6 +56,7 @@ __all__ = [
     "Conversion",
     "Credential",
     "CustomBackend",
+    "DockerfileChoices",
     "Expect",
     "FileSource",
     "Load",
@@ -176,6 +178,8 @@ def _origins(data: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _contents(data: Mapping[str, Any]) -> Iterator[Fault]:
+    if data.get("custom_backends"):
+        return
     if not data.get("models") and "backends" not in data:
         hint = "add backends: [onnxruntime, python], or models: [{path: ./models}]"
         yield Fault(path=(), message="the recipe names neither backends nor models", hint=hint)
@@ -260,19 +264,11 @@ _REMOVE: Final = "remove it"
 
 def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
     plain = Recipe.model_validate({})
-    for name in ("custom_backends", "packages", "keep", "drop"):
+    for name in ("keep", "drop"):
         if getattr(recipe, name) != getattr(plain, name):
             yield (name,), name, _REMOVE
-    if recipe.variant != "py3" and recipe.upstream is None:
-        yield (
-            ("variant",),
-            f"variant: {recipe.variant}",
-            "name the image: upstream: docker://nvcr.io/nvidia/tritonserver:...",
-        )
     if recipe.slim != "backends":
         yield ("slim",), f"slim: {recipe.slim}", "slim: backends"
-    if recipe.engine != "direct":
-        yield ("engine",), f"engine: {recipe.engine}", "engine: direct"
     for index, model in enumerate(recipe.models):
         if model.path is None:
             key = "source" if model.source else "convert"
@@ -283,11 +279,22 @@ def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
             )
 
 
+_BUILT_NETWORK: Final = frozenset(["ca_bundle", "insecure", "mirrors"])
+"""What everything that reaches out goes by."""
+_DOCKER_NETWORK: Final = frozenset(["hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy"])
+"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages."""
+
+
 def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:
     plain = Network()
+    in_docker = recipe.engine == "dockerfile" or bool(recipe.packages.apt or recipe.steps)
+    built = _BUILT_NETWORK | (_DOCKER_NETWORK if in_docker else frozenset())
+    built |= frozenset(["pip_index", "proxy"]) if recipe.packages.pip else frozenset()
     for name in Network.model_fields:
-        if name not in ("ca_bundle", "insecure") and getattr(recipe.network, name) != getattr(plain, name):
-            yield ("network", name), f"network.{name}", _REMOVE
+        if name in built or getattr(recipe.network, name) == getattr(plain, name):
+            continue
+        hint = f"{_REMOVE}: it works only in Docker builds so far" if name in _DOCKER_NETWORK else _REMOVE
+        yield ("network", name), f"network.{name}", hint
 
 
 def _unbuilt_proof(recipe: Recipe) -> Iterator[_Unbuilt]:

@@ -15,6 +15,7 @@ from composer.oci.image import Platform
 from composer.oci.names import Reference
 from composer.recipe_values import (
     Datatype,
+    DebianPackage,
     Duration,
     EnvName,
     EnvText,
@@ -98,8 +99,8 @@ class Packages(_Part):
 
     pip: tuple[Text, ...] = ()
     """Python requirements, resolved for the image's own Python and platform."""
-    apt: tuple[Text, ...] = ()
-    """Ubuntu packages. They need `engine: dockerfile`."""
+    apt: tuple[DebianPackage, ...] = ()
+    """Ubuntu packages: `libgl1`, or `libgl1=1.6.0-1`. They are installed in a Docker build, with either engine."""
 
 
 class Conversion(_Part):
@@ -232,6 +233,10 @@ class Network(_Part):
     """Name servers to ask in place of the machine's."""
     apt_mirror: Url | None = None
     """Where Ubuntu packages come from."""
+    apt_key: LocalPath | None = None
+    """The key that the Ubuntu mirror signs with, where it is not Ubuntu's own: a file, .asc or .gpg."""
+    cuda_mirror: Url | None = None
+    """Where NVIDIA's CUDA packages come from, in place of https://developer.download.nvidia.com/compute/cuda/repos."""
     pip_index: Url | None = None
     """Where Python packages come from."""
     proxy: Proxy = Proxy()
@@ -242,6 +247,24 @@ class Network(_Part):
     """Registries, host:port, that may be spoken to without TLS or with a certificate that nobody knows."""
     credentials: Mapping[Host, Credential] = {}
     """For a registry, the variables that hold its login."""
+
+
+# -- the Dockerfile -------------------------------------------------------------------------------
+
+
+class DockerfileChoices(_Part):
+    """How `engine: dockerfile` builds."""
+
+    source: Literal["upstream", "network"] = "upstream"
+    """Where the packages beside the server come from: out of the full image, so that nothing but its registry is
+    asked, or by apt and pip from the network, as NVIDIA's compose.py has it."""
+    extras: Annotated[tuple[Literal["clang", "dcgm-cublas", "dev-packages"], ...], distinct("extra")] = ()
+    """What compose.py brings and no server needs, to be brought all the same: `clang`, the second cuBLAS that DCGM's
+    diagnostics use, the `-dev` packages in place of the libraries alone."""
+
+
+def _steps_arm(value: object) -> str:
+    return "fragment" if isinstance(value, str) else "commands"
 
 
 # -- how it is proved -----------------------------------------------------------------------------
@@ -603,6 +626,13 @@ class Recipe(_Part):
 
     engine: Literal["direct", "dockerfile"] = "direct"
     """`direct` needs no daemon and no root; `dockerfile` builds as NVIDIA's compose.py does, through Docker."""
+    dockerfile: DockerfileChoices = DockerfileChoices()
+    """How `engine: dockerfile` builds."""
+    steps: Annotated[
+        Annotated[tuple[Text, ...], Tag("commands")] | Annotated[Text, Tag("fragment")], Discriminator(_steps_arm)
+    ] = ()
+    """Shell commands that are run in the image, each a `RUN`; or the text of a Dockerfile fragment. They are run in a
+    Docker build, with either engine, after everything else but models and files is in place."""
     network: Network = Network()
     """How the outside is reached."""
     validation: Validate | None = Field(None, alias="validate")

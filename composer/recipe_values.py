@@ -84,6 +84,14 @@ EnvName = Annotated[
         r"[A-Za-z_][A-Za-z0-9_]*", "is not a variable's name", "letters, digits and '_', not beginning with a digit"
     ),
 ]
+DebianPackage = Annotated[
+    str,
+    _Spelled(
+        r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:[=/][A-Za-z0-9][A-Za-z0-9.+:~-]*)?",
+        "is not an Ubuntu package",
+        "a name, as apt-get takes it: libgl1, or libgl1=1.6.0-1",
+    ),
+]
 EnvText = Annotated[str, _Spelled(r"[^\x00]*", "holds a NUL character", "no variable can hold one")]
 LabelName = Annotated[str, _Spelled(r"[^\s=\x00]+", "is not a label's name", "no spaces and no '='")]
 Host = Annotated[

@@ -122,10 +122,12 @@ def _display(terminal: Terminal, progress: Progress, verbose: bool) -> Display:
 
 
 def _complain(terminal: Terminal, failure: Failure) -> None:
-    """Every problem of a recipe in two lines, or the one message and its hint."""
+    """Every problem of a recipe in two lines, or the one message, the last lines of what failed, and the hint."""
     problems = [(f"{one.where}: {one.message}", one.hint) for one in failure.problems]
     for message, hint in problems or [(failure.message, failure.hint)]:
         label = "" if failure.code == "interrupted" else "error: "
         terminal.print(Text.assemble((label, "bold red"), message), soft_wrap=True)
+        for line in failure.detail:
+            terminal.print(Text(f"  {line}"), soft_wrap=True)
         if hint:
             terminal.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)

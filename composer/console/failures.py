@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from composer.console import words
-from composer.errors import NoRoom, Problem, RecipeError, TricomposeError
+from composer.errors import BuildFailed, NoRoom, Problem, RecipeError, TricomposeError
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -32,10 +32,14 @@ class Failure:
     message: str
     hint: str | None = None
     problems: Sequence[Problem] = ()
+    detail: Sequence[str] = ()
+    """The last lines of what failed."""
 
     def to_json(self) -> dict[str, Any]:
         """The failure as a JSON object."""
-        found = {"code": self.code, "message": self.message, "hint": self.hint}
+        found: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}
+        if self.detail:
+            found["detail"] = list(self.detail)
         if not self.problems:
             return found
         return found | {
@@ -57,6 +61,7 @@ def explain(error: BaseException) -> Failure:
 
 def _foreseen(error: TricomposeError) -> Failure:
     problems = error.problems if isinstance(error, RecipeError) else ()
+    detail = error.detail if isinstance(error, BuildFailed) else ()
     return Failure(
         status=error.status,
         code=error.code,
@@ -65,6 +70,7 @@ def _foreseen(error: TricomposeError) -> Failure:
         problems=[
             Problem(where=one.where, message=words.masked(one.message), hint=_masked(one.hint)) for one in problems
         ],
+        detail=[words.masked(line) for line in detail],
     )
 
 

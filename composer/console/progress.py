@@ -23,13 +23,16 @@ from rich.table import Table
 from rich.text import Text
 
 from composer.console import words
-from composer.events import Event, Logged, StageFinished, StageStarted, Transferred, Warned
+from composer.events import BuildStep, Event, Logged, StageFinished, StageStarted, Transferred, Warned
 
 LINE_EVERY: Final = 5.0
 """Seconds between two lines of plain progress in one stage."""
 
 JSON_EVERY: Final = 0.5
 """Seconds between two JSON lines about one blob."""
+
+STEP_TOLD: Final = 1.0
+"""Seconds that a step of a Dockerfile took if plain lines tell of its end."""
 
 _WINDOW: Final = 10.0
 """Seconds that a rate is the mean of."""
@@ -72,6 +75,18 @@ class Stage:
     blobs: dict[str, Blob] = field(default_factory=dict)
     note: str = ""
     samples: deque[tuple[float, int]] = field(default_factory=deque)
+    steps: dict[tuple[str, int], tuple[BuildStep, float]] = field(default_factory=dict)
+    """Steps of a Dockerfile that are under way, and when they began."""
+    ended: list[str] = field(default_factory=list)
+    """How each step ended that is over."""
+
+    def step(self, event: BuildStep, now: float) -> None:
+        """Take note of a step of a Dockerfile."""
+        if event.state == "begun":
+            self.steps[event.stage, event.number] = (event, now)
+        else:
+            self.steps.pop((event.stage, event.number), None)
+            self.ended.append(event.state)
 
     def move(self, event: Transferred, now: float) -> None:
         """Take note of a piece of a blob."""
@@ -115,7 +130,10 @@ class Stage:
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """What moved in all: `12 layers reused, 3 copied, 61 MB sent`."""
+        """What moved in all: `12 layers reused, 3 copied, 61 MB sent`; of a Dockerfile `12 steps, 7 of them cached`."""
+        if self.ended:
+            cached = self.ended.count("cached")
+            return words.count(len(self.ended), "step") + (f", {cached} of them cached" if cached else "")
         layers = [blob for blob in self.blobs.values() if blob.title != "config"]
         spared = sum(blob.spared for blob in layers)
         moved = len(layers) - spared
@@ -154,6 +172,13 @@ class Board:
         self.stages[-1].move(event, self.clock())
         return self.stages[-1]
 
+    def step(self, event: BuildStep) -> Stage | None:
+        """A step of a Dockerfile belongs to the newest stage."""
+        if not self.stages:
+            return None
+        self.stages[-1].step(event, self.clock())
+        return self.stages[-1]
+
     def took(self, stage: Stage) -> str:
         """How long a stage has been going on."""
         return words.duration(self.clock() - stage.begun)
@@ -161,6 +186,25 @@ class Board:
 
 def _outcome(stage: Stage, detail: str, took: str) -> str:
     return f"{detail or stage.detail}  ({', '.join(part for part in (stage.summary(), took) if part)})"
+
+
+def _place(event: BuildStep) -> str:
+    """Which step it is: `step 3/12`, `step 3/7 of prepared`."""
+    return f"step {event.number}/{event.total}" + (f" of {event.stage}" if event.stage else "")
+
+
+def _step_line(event: BuildStep) -> str:
+    """A step in a line, as it begins and as it ends; empty for an end that is not worth one."""
+    match event.state:
+        case "begun":
+            return f"{_place(event)}: {event.text}"
+        case "failed":
+            return f"{_place(event)}: failed after {words.duration(event.took)}"
+        case "done" if event.took >= STEP_TOLD:
+            return f"{_place(event)}: done ({words.duration(event.took)})"
+        case "cached":
+            return f"{_place(event)}: cached"
+    return ""
 
 
 class Display(Protocol):
@@ -223,6 +267,8 @@ class Plain:
                     self._say(f"{stage.name}: done: {_outcome(stage, event.detail, self._board.took(stage))}")
                 case Transferred():
                     self._move(self._board.move(event))
+                case BuildStep():
+                    self._step(self._board.step(event), event)
                 case Logged():
                     self._say(f"{event.source}: {event.text}" if event.source else event.text)
                 case Warned():
@@ -244,6 +290,10 @@ class Plain:
         if stage and now - self._spoke >= LINE_EVERY:
             self._spoke = now
             self._say(f"{stage.name}: {stage.line(now)}")
+
+    def _step(self, stage: Stage | None, event: BuildStep) -> None:
+        if line := _step_line(event):
+            self._say(f"{stage.name}: {line}" if stage else line)
 
     def _say(self, text: str) -> None:
         self._terminal.print(Text(text), soft_wrap=True)
@@ -292,6 +342,7 @@ _EVENTS: Final = {
     StageStarted: "stage-started",
     StageFinished: "stage-finished",
     Transferred: "transferred",
+    BuildStep: "build-step",
     Logged: "logged",
     Warned: "warned",
 }
@@ -330,6 +381,8 @@ class Lively:
                     self._down_if_idle()
                 case Transferred():
                     self._board.move(event)
+                case BuildStep():
+                    self._step(event)
                 case Logged():
                     self._log(event)
                 case Warned():
@@ -374,6 +427,13 @@ class Lively:
     def _ending(self, stage: Stage, detail: str) -> str:
         return _outcome(stage, detail, self._board.took(stage))
 
+    def _step(self, event: BuildStep) -> None:
+        stage = self._board.step(event)
+        if stage:
+            stage.note = ""
+        if (self._verbose or stage is None) and (line := _step_line(event)):
+            self._print(Text(line, style="dim"))
+
     def _log(self, event: Logged) -> None:
         text = f"{event.source}: {event.text}" if event.source else event.text
         if self._board.stages:
@@ -394,6 +454,9 @@ class Lively:
         words_.truncate(max(20, self._terminal.width - 4), overflow="ellipsis")
         head.add_row(self._spinner, words_)
         yield head
+        for event, begun in list(stage.steps.values())[:_BARS]:
+            line = f"    {_place(event)}  {words.duration(now - begun)}  {event.text}"
+            yield Text(line, no_wrap=True, overflow="ellipsis")
         if stage.note:
             yield Text(f"    {stage.note}", style="dim", no_wrap=True, overflow="ellipsis")
         active = [(digest, blob) for digest, blob in stage.blobs.items() if blob.active]

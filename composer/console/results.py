@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,9 @@ from composer.console import words
 from composer.inventory import Component
 from composer.oci.image import Descriptor, Image
 from composer.pipeline import Outcome
-from composer.plan import Add, Plan, Reuse, Slice, Split, Step, Unread, size_of, slice_size
+from composer.plan import Add, Graft, Plan, Reuse, Slice, Split, Step, Unread, size_of, slice_size, split_of
+from composer.releases import Release
+from composer.with_docker import DockerPlan
 
 UNVERIFIED: Final = (
     "unverified: it could not be seen on this machine, and may be wrong elsewhere. It does not count as passed."
@@ -64,9 +67,9 @@ def _steps(plan: Plan) -> Table:
     made = table("LAYER", "PLAN", "COMPRESSED", "UNPACKED", "WHY", numbers=("COMPRESSED", "UNPACKED"))
     for step in plan.steps:
         made.add_row(*(Text(cell) for cell in _step_row(step)))
-        if isinstance(step, Split):
-            for one in step.slices:
-                made.add_row(*(Text(cell) for cell in _slice_row(step, one)))
+        if split := split_of(step):
+            for one in _told(step):
+                made.add_row(*(Text(cell) for cell in _slice_row(split, one)))
     return made
 
 
@@ -76,6 +79,10 @@ def _step_row(step: Step) -> tuple[str, str, str, str, str]:
             return words.short(step.layer.digest), "reused", words.size(step.layer.size), "", step.because
         case Unread():
             return words.short(step.layer.digest), "to be read", words.size(step.layer.size), "?", step.because
+        case Graft():
+            size = f"{'' if step.split.known else '~'}{words.size(size_of(step))}"
+            unpacked = words.size(sum(one.content for one in _told(step)))
+            return words.short(step.split.layer.digest), "taken", size, unpacked, f"of {step.donor.reference}"
         case Split():
             after = f"{'' if step.known else '~'}{words.size(size_of(step))}"
             unpacked = words.size(sum(one.content for one in step.slices))
@@ -84,6 +91,12 @@ def _step_row(step: Step) -> tuple[str, str, str, str, str]:
             return words.short(step.layer.digest), "split", shrinks, unpacked, why
         case Add():
             return step.title, "added", f"~{words.size(step.content)}", words.size(step.content), step.because
+
+
+def _told(step: Step) -> Sequence[Slice]:
+    """The parts of a layer that concern the image: of another image's layer only what is taken."""
+    split = split_of(step)
+    return [one for one in split.slices if one.kept or step is split] if split else ()
 
 
 def _slice_row(step: Split, one: Slice) -> tuple[str, str, str, str, str]:
@@ -99,12 +112,17 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("platform", str(plan.upstream.platform)),
         ("upstream", f"{words.size(plan.upstream_size)}: {plan.upstream.reference}"),
-        ("result", size if plan.complete else f"{size}, or less"),
+        ("result", size if plan.complete else f"{size}, or less{_besides(plan)}"),
         ("kept", _sum(plan.kept)),
         ("dropped", _sum(plan.dropped)),
         ("to read", words.size(plan.to_read) if plan.to_read else "nothing"),
         ("to write", f"about {words.size(plan.to_write)}" if plan.to_write else "nothing"),
     ]
+
+
+def _besides(plan: Plan) -> str:
+    foreign = any(isinstance(step, Unread) and step.donor for step in plan.steps)
+    return "; and what is taken of other images" if foreign else ""
 
 
 def _sum(components: Sequence[Component]) -> str:
@@ -116,13 +134,17 @@ def _sum(components: Sequence[Component]) -> str:
 
 def _unknowns(plan: Plan, recipe: str) -> Iterator[str]:
     unread = [step for step in plan.steps if isinstance(step, Unread)]
+    own = sum(step.donor is None for step in unread)
     if unread:
         yield ""
+    if own:
         yield (
-            f"What {words.count(len(unread), 'layer')} of the upstream hold{'s' if len(unread) == 1 else ''} is not "
+            f"What {words.count(own, 'layer')} of the upstream hold{'s' if own == 1 else ''} is not "
             "known, because nobody has read them here: they are counted as if all of it stayed."
         )
-        size = words.size(sum(step.layer.size for step in unread))
+    if unread:
+        sizes = {step.layer.digest: step.layer.size for step in unread}
+        size = words.size(sum(sizes.values()))
         yield f"build reads them once ({size}); to do it now: tricompose plan --scan new {recipe}"
     elif not plan.exact:
         yield ""
@@ -153,15 +175,19 @@ def _component_json(one: Component) -> dict[str, Any]:
 def _step_json(step: Step) -> dict[str, Any]:
     if isinstance(step, Add):
         return {"step": "add", "title": step.title, "content": step.content, "because": step.because}
-    kinds: Mapping[type[Step], str] = {Reuse: "reuse", Unread: "read", Split: "split"}
-    found = {
+    kinds: Mapping[type[Step], str] = {Reuse: "reuse", Unread: "read", Split: "split", Graft: "graft"}
+    split = split_of(step)
+    about = step.split if isinstance(step, Graft) else step
+    found: dict[str, Any] = {
         "step": kinds[type(step)],
-        "digest": step.layer.digest,
-        "size": step.layer.size,
+        "digest": about.layer.digest,
+        "size": about.layer.size,
         "result": size_of(step),
-        "because": step.because,
+        "because": about.because,
     }
-    return found | {"slices": [_slice_json(step, one) for one in step.slices]} if isinstance(step, Split) else found
+    if isinstance(step, Graft):
+        found["image"] = str(step.donor.reference)
+    return found | {"slices": [_slice_json(split, one) for one in _told(step)]} if split else found
 
 
 def _slice_json(step: Split, one: Slice) -> dict[str, Any]:
@@ -191,18 +217,18 @@ def outcome_text(outcome: Outcome, name: str) -> Iterator[RenderableType]:
     yield Text()
 
 
-def _savings(plan: Plan, image: Image, report: Report | None, name: str) -> Iterator[RenderableType]:
+def _savings(plan: Plan | DockerPlan, image: Image, report: Report | None, name: str) -> Iterator[RenderableType]:
     size = layers_size(image)
     yield facts(
         [
             ("image", f"{name} for {image.platform}"),
             ("upstream", f"{words.size(plan.upstream_size)} in {_layers(plan.upstream.image)}"),
             ("result", f"{words.size(size)} in {_layers(image)}: {words.ratio(plan.upstream_size, size)}"),
-            ("kept", _sum(plan.kept)),
+            ("kept", _sum(plan.kept) if isinstance(plan, Plan) else ", ".join(plan.kept)),
         ]
     )
     yield Text()
-    if plan.dropped:
+    if isinstance(plan, Plan) and plan.dropped:
         dropped = table("DROPPED", "UNPACKED", "FILES", numbers=("UNPACKED", "FILES"))
         for one in sorted(plan.dropped, key=lambda one: one.size, reverse=True):
             dropped.add_row(Text(one.key), words.size(one.size), str(one.files))
@@ -246,13 +272,23 @@ def outcome_json(outcome: Outcome, recipe: str, name: str) -> dict[str, Any]:
                 "digest": image.manifest.descriptor.digest,
                 "size": layers_size(image),
                 "upstream": {"reference": str(plan.upstream.reference), "size": plan.upstream_size},
-                "kept": [_component_json(one) for one in plan.kept],
-                "dropped": [_component_json(one) for one in plan.dropped],
+                **_parts_json(plan),
                 "validation": report.to_json() if (report := outcome.reports.get(str(image.platform))) else None,
             }
             for plan, image in zip(outcome.plans, outcome.images, strict=True)
         ],
     }
+
+
+def _parts_json(plan: Plan | DockerPlan) -> dict[str, Any]:
+    """What is kept and dropped; Docker does not tell sizes."""
+    if isinstance(plan, Plan):
+        return {
+            "kept": [_component_json(one) for one in plan.kept],
+            "dropped": [_component_json(one) for one in plan.dropped],
+        }
+    parts = (key.partition("/") for key in plan.kept)
+    return {"kept": [{"kind": kind, "name": name} for kind, _, name in parts], "dropped": None}
 
 
 # -- validate -----------------------------------------------------------------------------------------------------
@@ -360,3 +396,75 @@ def cache_text(contents: CacheContents) -> RenderableType:
             ("free disk", words.size(contents.free)),
         ]
     )
+
+
+# -- releases -----------------------------------------------------------------------------------------------------
+
+_UNKNOWN: Final = "?"
+_NAMED: Final = {
+    "triton": "Triton",
+    "ubuntu": "Ubuntu",
+    "python": "Python",
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "tensorrt": "TensorRT",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "dcgm": "DCGM",
+    "repoagents": "repository agents",
+}
+
+
+def releases_text(releases: Sequence[Release]) -> Iterator[RenderableType]:
+    """All releases, one a line, oldest first: of backends, how many there are, and which came and went."""
+    versions = ("triton", "ubuntu", "python", "cuda", "tensorrt", "onnxruntime", "openvino", "dcgm")
+    made = table("RELEASE", *(_NAMED[name].upper() for name in versions), "BACKENDS")
+    last: tuple[str, ...] = ()
+    for release in releases:
+        cells = [Text(getattr(release, name) or _UNKNOWN) for name in versions]
+        made.add_row(Text(release.name, style="bold"), *cells, Text(_came_and_went(last, release.backends)))
+        last = release.backends or ()
+    yield made
+    yield Text()
+    yield Text(f"{_UNKNOWN}: not known. All that is known of one: tricompose releases {releases[-1].name}")
+
+
+def _came_and_went(last: Sequence[str], now: Sequence[str] | None) -> str:
+    if now is None:
+        return _UNKNOWN
+    came, went = [f"+{name}" for name in now if name not in last], [f"-{name}" for name in last if name not in now]
+    return " ".join([str(len(now)), *((*came, *went) if last else ())])
+
+
+def release_text(release: Release, changed: Sequence[tuple[str, str, str]]) -> Iterator[RenderableType]:
+    """One release: what is known of it, and what was different before it."""
+    names = [name for name in _release_json(release) if name not in ("name", "composed")]
+    rows = [(_NAMED.get(name, name), _listed(getattr(release, name))) for name in names]
+    yield facts([("release", release.name), *rows, ("compose.py", "yes" if release.composed else "no")])
+    if changed:
+        yield Text()
+        made = table("CHANGED", "BEFORE", "NOW")
+        for what, before, now in changed:
+            made.add_row(*(Text(one) for one in (_NAMED.get(what, what), before or "-", now or "-")))
+        yield made
+
+
+def _listed(value: str | tuple[str, ...] | None) -> str:
+    if value is None:
+        return _UNKNOWN
+    return value if isinstance(value, str) else ", ".join(value) or "none"
+
+
+def _release_json(release: Release) -> dict[str, Any]:
+    return dataclasses.asdict(release)
+
+
+def releases_json(releases: Sequence[Release]) -> list[dict[str, Any]]:
+    """Releases as JSON objects; null is what is not known."""
+    return [_release_json(release) for release in releases]
+
+
+def release_json(release: Release, changed: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """One release as a JSON object, and what changed with it: null stands for nothing."""
+    changes = [{"what": what, "before": before or None, "now": now or None} for what, before, now in changed]
+    return {**_release_json(release), "changed": changes}

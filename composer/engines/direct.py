@@ -13,7 +13,7 @@ from typing import Any
 
 from composer.config import make_config, upstream_history
 from composer.errors import BuildFailed, Corrupt, NotFound
-from composer.events import Emit, Transferred
+from composer.events import Emit, StageFinished, StageStarted, Transferred
 from composer.inventory import HOME, component_of
 from composer.knowledge import Knowledge, part_descriptor
 from composer.lock import Upstream
@@ -34,7 +34,7 @@ from composer.oci.layer import Added, Cut, Part
 from composer.oci.layout import LayoutStore
 from composer.oci.names import Reference
 from composer.oci.store import CHUNK, Store
-from composer.plan import Add, NewFile, Plan, Reuse, Slice, Split, Step, Unread, manner_of
+from composer.plan import Add, Graft, NewFile, Plan, Reuse, Slice, Split, Step, Unread, manner_of, public_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,19 @@ def learn(upstream: Upstream, layer: Descriptor, wanted: Callable[[str], bool], 
         shop.knowledge.remember_parts(layer.digest, manner_of(max_size, None), outcome.parts)
 
 
+def learn_image(
+    image: Upstream, wanted: Callable[[str], bool], max_size: int, shop: Workshop, *, all_layers: bool
+) -> None:
+    """Read every layer of an image that nobody has read: those of its base only if all are asked for."""
+    for layer in image.image.layers:
+        if layer.digest in image.base and not all_layers:
+            continue
+        if not shop.knowledge.knows(layer.digest):
+            shop.emit(StageStarted(stage="read", detail=f"{layer.digest[7:19]}: not seen before"))
+            learn(image, layer, wanted, max_size, shop)
+            shop.emit(StageFinished(stage="read", detail=layer.digest[7:19]))
+
+
 def _everything(component: str) -> bool:
     return True
 
@@ -106,10 +119,17 @@ def _make(step: Step, plan: Plan, shop: Workshop) -> Sequence[_Layer]:
             return [_Layer(descriptor=step.layer, diff_id=step.diff_id, created_by=None)]
         case Split():
             return _layers(_split(step, plan.upstream, shop), plan, "")
+        case Graft():
+            return _layers(graft(step, shop), plan, f"{step.takes} of {public_name(step.donor)}")
         case Add():
             return _layers(_add(step, plan.max_layer_size, shop), plan, step.title)
         case Unread():
             raise BuildFailed(f"layer {step.layer.digest} was never read, and the plan cannot be carried out")
+
+
+def graft(step: Graft, shop: Workshop) -> Sequence[Part]:
+    """Make the layers of a graft, or find them made. They are in the cache, or elsewhere in the shop."""
+    return _split(step.split, step.donor, shop)
 
 
 def _split(step: Split, upstream: Upstream, shop: Workshop) -> Sequence[Part]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from composer.events import Emit, Warned, ignore
 
 DOCKER_HUB: Final = "docker.io"
-_HUB_KEY: Final = "https://index.docker.io/v1/"
+HUB_KEY: Final = "https://index.docker.io/v1/"
 _HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HELPER_SECONDS: Final = 60
 
@@ -87,7 +87,7 @@ class Credentials:
     def _ask(self, helper: str, host: str) -> Credential | None:
         """Run `docker-credential-<helper> get`. Source: the protocol of docker-credential-helpers."""
         command = f"docker-credential-{helper}"
-        key = _HUB_KEY if host in _HUB_NAMES else host
+        key = HUB_KEY if host in _HUB_NAMES else host
         try:
             done = subprocess.run(
                 [command, "get"], input=key.encode(), capture_output=True, timeout=_HELPER_SECONDS, check=False
@@ -122,7 +122,7 @@ class Credentials:
 
 def _helper(config: Mapping[str, Any], host: str) -> str | None:
     helpers = config.get("credHelpers")
-    keys = (_HUB_KEY, *_HUB_NAMES) if host in _HUB_NAMES else (host,)
+    keys = (HUB_KEY, *_HUB_NAMES) if host in _HUB_NAMES else (host,)
     if isinstance(helpers, dict):
         for key in keys:
             if name := helpers.get(key):

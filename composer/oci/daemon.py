@@ -10,6 +10,7 @@ Source: the Docker Engine API 1.41.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import io
 import json
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,9 +35,11 @@ from composer.errors import BuildFailed, Corrupt, Denied, NoRoom, NotFound, Tric
 from composer.events import Emit, Logged, Transferred
 from composer.oci.archive import open_docker_archive, plan_archive, stream_archive
 from composer.oci.copy import Contents, Held, Stack, choose, moved, survey, told
+from composer.oci.credentials import DOCKER_HUB, HUB_KEY, Credential
 from composer.oci.image import INDEXES, Descriptor, Platform
 from composer.oci.layout import LayoutReader, begin_file, room, sweep, write_all
 from composer.oci.names import Reference
+from composer.oci.steps import explain
 from composer.oci.store import CHUNK, Store
 
 _SILENCE: Final = 1800
@@ -84,11 +87,35 @@ class Engine:
         with self._ask("GET", "images/get", {"names": name}) as said:
             yield from said.iter_content(CHUNK)
 
-    def pull(self, name: str) -> Generator[Mapping[str, Any]]:
-        """Let the engine pull `name@digest`, and give what it says meanwhile. Closed early, it stops."""
-        repository, _, digest = name.partition("@")
-        with self._ask("POST", "images/create", {"fromImage": repository, "tag": digest}) as said:
+    def pull(
+        self, name: str, *, platform: Platform | None = None, credential: Credential | None = None
+    ) -> Generator[Mapping[str, Any]]:
+        """Let the engine pull `name:tag` or `name@digest`, and give what it says meanwhile. Closed early, it stops."""
+        repository, tag = _parted(name)
+        wanted = {"fromImage": repository, "tag": tag} | ({"platform": str(platform)} if platform else {})
+        headers = {"X-Registry-Auth": _encoded(_login(credential))} if credential else {}
+        with self._ask("POST", "images/create", wanted, headers=headers) as said:
             yield from _events(said)
+
+    def offers_buildkit(self) -> bool:
+        """Whether it builds by BuildKit unless asked otherwise; it is trusted to know."""
+        with self._ask("GET", "_ping", {}) as said:
+            return said.headers.get("Builder-Version") == "2"
+
+    def build(
+        self,
+        context: Iterator[bytes],
+        parameters: Mapping[str, str | Sequence[str]],
+        credentials: Mapping[str, Credential],
+    ) -> Generator[Mapping[str, Any]]:
+        """Let the engine build from a tar, with the API's own parameters, and give what it says, its failure too.
+
+        `credentials` are by registry. Closed early, it stops and leaves no container.
+        """
+        logins = {_key(host): _login(credential) for host, credential in credentials.items()}
+        headers = {"Content-Type": "application/x-tar", "X-Registry-Config": _encoded(logins)}
+        with self._ask("POST", "build", parameters, context, headers=headers) as said:
+            yield from _messages(said)
 
     def load(self, archive: Iterator[bytes]) -> Generator[Mapping[str, Any]]:
         """Give the engine an archive. Raises what it reports, and what `archive` raises."""
@@ -99,6 +126,14 @@ class Engine:
         """Name an image; the name is taken from whatever had it."""
         with self._errors():
             self._client.api.tag(image, repository, tag)
+
+    def remove(self, image: str) -> None:
+        """Remove an image by its ID, whatever names it has, and those it was made of that nothing else needs.
+
+        One that is not there is none. Raises `BuildFailed` where a container uses it.
+        """
+        with suppress(NotFound), self._errors():
+            self._client.api.remove_image(image, force=True)
 
     def forget(self, name: str) -> None:
         """Remove a name if it is there, and the image too if that was its last."""
@@ -115,13 +150,21 @@ class Engine:
 
     @contextmanager
     def _ask(
-        self, method: str, path: str, parameters: Mapping[str, str], data: Iterator[bytes] | None = None
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str | Sequence[str]],
+        data: Iterator[bytes] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[requests.Response]:
         """An answer that streams. The SDK has these calls too, but no way to end one early."""
         api = self._client.api
         url = f"{api.base_url}/v{api.api_version}/{path}"
         with self._errors():
-            said = api.request(method, url, params=parameters, data=data, stream=True, timeout=_SILENCE)
+            said = api.request(
+                method, url, params=parameters, data=data, headers=headers, stream=True, timeout=_SILENCE
+            )
             with closing(said):
                 if said.status_code >= 400:
                     raise APIError(said.reason, response=said, explanation=_explanation(said))
@@ -412,12 +455,49 @@ def _full_name(place: str, name: str) -> str:
     return f"{place}:{name}"
 
 
+def host_of(name: str) -> tuple[str, str]:
+    """The registry of an image as Docker names it, and the repository there."""
+    repository, _ = _parted(name)
+    host, slash, rest = repository.partition("/")
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        return host, rest
+    return DOCKER_HUB, repository if slash else f"library/{repository}"
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The repository, and the tag or digest. It is never empty: the engine would pull all tags there are."""
+    repository, at, digest = name.partition("@")
+    head, colon, tag = repository.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = repository, "latest"
+    return head, digest if at else tag
+
+
+def _key(host: str) -> str:
+    return HUB_KEY if host == DOCKER_HUB else host
+
+
+def _login(credential: Credential) -> Mapping[str, str]:
+    if credential.identity:
+        return {"identitytoken": credential.secret}
+    return {"username": credential.username, "password": credential.secret}
+
+
+def _encoded(value: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+
+
 def _events(said: requests.Response) -> Iterator[Mapping[str, Any]]:
-    for line in said.iter_lines():
-        event = json.loads(line)
+    for event in _messages(said):
         if "error" in event:
             raise _meaning(_line(str(event["error"])))
         yield event
+
+
+def _messages(said: requests.Response) -> Iterator[Mapping[str, Any]]:
+    for line in said.iter_lines():
+        if line:
+            yield json.loads(line)
 
 
 def _explanation(said: requests.Response) -> str:
@@ -431,10 +511,14 @@ def _meaning(message: str) -> TricomposeError:
     """The error that an engine's message stands for. The engine has no codes for these."""
     if "no space left" in message:
         return NoRoom(f"the Docker Engine has no space left: {message}", hint="docker system df; docker image prune")
-    if re.search(r"unauthorized|denied|forbidden", message):
+    if re.search(r"manifest unknown|manifest for .* not found|name unknown|no matching manifest", message):
+        return NotFound(f"the Docker Engine found no such image: {message}", hint="check the name, tag and platform")
+    if re.search(r"unauthorized|denied|forbidden|no basic auth credentials", message):
         return Denied(f"the Docker Engine was refused: {message}", hint="docker login")
     if re.search(r"dial tcp|i/o timeout|no such host|connection refused", message):
         return Unreachable(f"the Docker Engine could not reach a host: {message}")
+    if message.lower().startswith("dockerfile parse error"):
+        return explain(None, message)
     return BuildFailed(f"the Docker Engine failed: {message}", hint="its log says more: journalctl -u docker")
 
 

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import tarfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,9 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def write_layout(path: Path, layers: Sequence[Raw], tag: str = "image") -> None:
+def write_layout(
+    path: Path, layers: Sequence[Raw], tag: str = "image", settings: Mapping[str, object] | None = None
+) -> None:
     blobs = path / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
 
@@ -56,7 +58,7 @@ def write_layout(path: Path, layers: Sequence[Raw], tag: str = "image") -> None:
     config = {
         "os": "linux",
         "architecture": "amd64",
-        "config": {},
+        "config": dict(settings or {}),
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
         "history": [{"created_by": "test"} for _ in layers],
     }

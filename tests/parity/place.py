@@ -6,7 +6,7 @@ import dataclasses
 import gzip
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from composer import pipeline
@@ -65,8 +65,8 @@ class Place:
         self.events: list[Event] = []
         self.origin = "upstream: {full: 'oci:upstream:full', min: 'oci:upstream:min'}"
 
-    def upstream(self, *layers: Raw, base: int = 0) -> None:
-        write_layout(self.path / "upstream", layers, "full")
+    def upstream(self, *layers: Raw, base: int = 0, settings: Mapping[str, object] | None = None) -> None:
+        write_layout(self.path / "upstream", layers, "full", settings)
         write_layout(self.path / "upstream", layers[:base], "min")
         write_layout(self.path / "judge", [layer.for_judge() for layer in layers], "full")
 

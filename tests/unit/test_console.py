@@ -18,7 +18,7 @@ from composer.checks import Report, Result
 from composer.console import Console, results, words
 from composer.console.failures import Failure, explain
 from composer.console.progress import JsonLines, Lively, Plain, Silent, Stage
-from composer.events import Event, Logged, StageFinished, StageStarted, Transferred, Warned
+from composer.events import BuildStep, Event, Logged, StageFinished, StageStarted, Transferred, Warned
 
 MB = 1_000_000
 
@@ -159,6 +159,36 @@ def test_plain_tells_warnings_and_what_others_say(clock: Clock) -> None:
     assert rest == ["hint: do this", "nvcr.io: trying again in 5 s"]
 
 
+def stepped(state: str, took: float = 0.0, *, number: int = 3, stage: str = "") -> BuildStep:
+    return BuildStep(number=number, total=12, stage=stage, text="RUN [x] apt-get update", state=state, took=took)
+
+
+def test_plain_tells_of_the_steps_of_a_dockerfile(clock: Clock) -> None:
+    out = terminal()
+    plain = Plain(out, clock=clock)
+    plain.handle(stepped("begun"))
+    plain.handle(StageStarted(stage="build", detail="x"))
+    for state, took in (
+        ("begun", 0.0),
+        ("done", 0.9),
+        ("cached", 0.0),
+        ("done", 65.0),
+        ("failed", 4.2),
+        ("stopped", 9),
+    ):
+        plain.handle(stepped(state, took, stage="prepared"))
+    plain.handle(StageFinished(stage="build", detail="y"))
+    assert text_of(out).splitlines() == [
+        "step 3/12: RUN [x] apt-get update",
+        "build: x",
+        "build: step 3/12 of prepared: RUN [x] apt-get update",
+        "build: step 3/12 of prepared: cached",
+        "build: step 3/12 of prepared: done (1 min 5 s)",
+        "build: step 3/12 of prepared: failed after 4.2 s",
+        "build: done: y  (5 steps, 1 of them cached, 0.0 s)",
+    ]
+
+
 def test_plain_says_where_it_stopped(clock: Clock) -> None:
     out = terminal()
     plain = Plain(out, clock=clock)
@@ -195,6 +225,23 @@ def test_json_lines_are_whole_and_few(clock: Clock) -> None:
     moves = [one for one in documents if one["event"] == "transferred"]
     assert [one["done"] for one in moves] == [0, 50 * MB, 100 * MB]
     assert documents[-1] == {"event": "warned", "seconds": 1.0, "message": "mind", "hint": None}
+
+
+def test_json_lines_tell_of_the_steps_of_a_dockerfile(clock: Clock) -> None:
+    out = io.StringIO()
+    lines = JsonLines(out, clock=clock)
+    clock.now += 2
+    lines.handle(stepped("done", 1.5, stage="a"))
+    assert json.loads(out.getvalue()) == {
+        "event": "build-step",
+        "seconds": 2.0,
+        "number": 3,
+        "total": 12,
+        "stage": "a",
+        "text": "RUN [x] apt-get update",
+        "state": "done",
+        "took": 1.5,
+    }
 
 
 # -- the live display ---------------------------------------------------------------------------------------------
@@ -235,6 +282,30 @@ def test_the_display_shows_what_moves_and_goes_away(
     last = text_of(out).rpartition("\x1b[?25h")
     assert last[1], "the cursor is shown again"
     assert "✓" in shown + last[0] + last[2]
+
+
+def test_the_display_shows_the_steps_that_run_and_how_long(
+    lively: Callable[..., tuple[Lively, Terminal]], clock: Clock
+) -> None:
+    display, out = lively(_environ={})
+    display.handle(StageStarted(stage="build", detail="x"))
+    display.handle(stepped("begun", number=1))
+    display.handle(stepped("cached", number=1))
+    display.handle(stepped("begun", number=2))
+    display.handle(stepped("begun", number=5, stage="other"))
+    display.handle(Logged(text="Hit:1 http://x", source="docker"))
+    clock.now += 65
+    assert display._live is not None
+    display._live.refresh()
+    shown = text_of(out)
+    assert "step 2/12  1 min 5 s  RUN [x] apt-get update" in shown
+    assert "step 5/12 of other  1 min 5 s  RUN" in shown
+    assert "docker: Hit:1 http://x" in shown
+    assert "step 1/12  1 min" not in shown
+    display.handle(stepped("done", 65, number=2))
+    display.handle(stepped("done", 65, number=5, stage="other"))
+    display.handle(StageFinished(stage="build", detail="y"))
+    assert "y  (3 steps, 1 of them cached, 1 min 5 s)" in text_of(out)
 
 
 def test_results_can_be_printed_between_stages(lively: Callable[..., tuple[Lively, Terminal]]) -> None:
@@ -356,6 +427,16 @@ def test_what_no_program_can_help_is_no_bug(error: BaseException, words_: str) -
     assert failure.hint
 
 
+def test_the_last_lines_of_what_failed_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    error = errors.BuildFailed("step 7 of 12 ended with 2", hint="do", detail=["E: [no]", "//me:secret@host"])
+    for json_output in (True, False):
+        console(json_output=json_output).fail(explain(error))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["detail"] == ["E: [no]", "//***@host"]
+    expected = "error: step 7 of 12 ended with 2\n  E: [no]\n  //***@host\nhint: do\n"
+    assert err == expected * 2
+
+
 def test_interruption_is_no_bug() -> None:
     assert (explain(KeyboardInterrupt()).status, explain(BrokenPipeError()).status) == (130, 141)
 
@@ -440,7 +521,12 @@ def test_the_log_of_a_server_that_failed_is_shown(capsys: pytest.CaptureFixture[
     assert "the last lines of the server:\n  first\n  [last]\n" in capsys.readouterr().out
 
 
-EVENTS: list[Event] = [StageStarted(stage="a", detail="x"), moved(1, 5), StageFinished(stage="a", detail="y")]
+EVENTS: list[Event] = [
+    StageStarted(stage="a", detail="x"),
+    moved(1, 5),
+    stepped("begun"),
+    StageFinished(stage="a", detail="y"),
+]
 
 
 @pytest.mark.parametrize("progress", ["rich", "plain", "json", "none"])

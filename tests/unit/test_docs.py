@@ -160,6 +160,8 @@ SAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "drop": ("[/usr/bin/b]",),
     "max_layer_size": ("2GiB",),
     "engine": (),
+    "dockerfile": ("{source: network, extras: [clang]}",),
+    "steps": ("[echo]",),
     "network": ("",),
     "validate": ("",),
     "outputs": ("['oci:a:b']",),
@@ -169,6 +171,8 @@ IN_NETWORK: Final[Mapping[str, str]] = {
     "hosts": "{nvcr.io: 10.0.0.1}",
     "dns": "[10.0.0.1]",
     "apt_mirror": "http://a.example.com",
+    "apt_key": "./key.asc",
+    "cuda_mirror": "http://a.example.com",
     "pip_index": "http://a.example.com",
     "proxy": "{https: 'http://a.example.com'}",
     "ca_bundle": "./ca.pem",
@@ -213,7 +217,9 @@ def unbuilt() -> list[str]:
 
 
 PLACES: Final = {"models: source": "models[].source", "models: convert": "models[].convert"}
-PARTLY: Final = ("validate.gpu: required",)
+IN_DOCKER: Final = ("hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy")
+"""What only Docker builds go by."""
+PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCKER))
 
 
 @cache

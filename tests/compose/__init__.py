@@ -1,0 +1,1 @@
+"""Our Dockerfiles against those that every release's own compose.py writes."""
