@@ -26,7 +26,7 @@ UBUNTU: Final[Mapping[str, Mapping[str, tuple[int, ...]]]] = {
     "22.04": {"GLIBC": (2, 35), "GLIBCXX": (3, 4, 30)},
     "24.04": {"GLIBC": (2, 39), "GLIBCXX": (3, 4, 33)},
 }
-"""The newest symbols of libc6 and libstdc++6. Source: packages.ubuntu.com, and GCC's ABI policy."""
+"""The newest symbols of libc6 and libstdc++6. From memory, after the releases of glibc and GCC that Ubuntu has."""
 
 _LIBRARY: Final = {"GLIBC": "libc.so.6", "GLIBCXX": "libstdc++.so.6"}
 _OLDEST: Final = UBUNTU["20.04"]

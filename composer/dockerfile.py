@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from composer.config import healthcheck
@@ -147,7 +147,7 @@ def blueprint(
     chosen = {kind: tuple(dict.fromkeys(names)) for kind, names in wished(recipe, repositories, own).items()}
     _refuse_absent(recipe, facts, chosen)
     needs = requirements(
-        facts,
+        RELEASES.get(facts.name, RELEASES[LATEST]),
         backends=chosen["backends"],
         gpu=recipe.variant != CPU,
         architecture=platform.architecture,
@@ -164,22 +164,27 @@ def blueprint(
         settings=tuple(_setting(one) for one in settings),
         labels=tuple(pair(name, value) for name, value in _labels(recipe, needs, originals).items()),
         copies=tuple(_copies(recipe, needs, chosen, repositories)),
-        user=recipe.user,
+        user=recipe.user or _inherited(originals),
         closing=tuple(_closing(recipe, needs, originals)),
         assumed=assumed,
     )
 
 
-def on_top(recipe: Recipe, base: str, image: Image) -> Dockerfile:
-    """What only RUN can do (`packages.apt`, `steps:`), on top of a composed image that the engine calls `base`."""
-    config = image.config.get("config") or {}
-    user = config.get("User") or None
+def on_top(recipe: Recipe, base: str, image: Image | None = None) -> Dockerfile:
+    """What only RUN can do (`packages.apt`, `steps:`), on top of a composed image that the engine calls `base`.
+
+    Without `image` it is not known whom that runs as. Raises `RecipeError` for steps that are none, `Unplannable`.
+    """
+    user = _user(image) if image else None
+    closing = tuple(_configuring(recipe))
+    own = (f"USER {word(user)}",) if user else ()
     return Dockerfile(
         heading=(f"{comment(recipe.name)}: what has to be run, on top of the composed image",),
         base=base,
         prepared=Preparation(stage="base", settings=(), steps=(*_wanted_packages(recipe), *_wanted_steps(recipe))),
         user=user,
-        closing=(*_configuring(recipe), *([f"USER {word(user)}"] if user else [])),
+        # A fragment may say whom the image runs as, but `user` of the recipe is the last word.
+        closing=(*closing, *own) if recipe.user else (*own, *closing),
     )
 
 
@@ -197,7 +202,7 @@ def asks_network(recipe: Recipe) -> bool:
 
 
 def _facts(recipe: Recipe, originals: Originals | None) -> tuple[Release, tuple[str, ...]]:
-    """The release, or the one that stands in for it, with what is assumed by that."""
+    """The release. One that is not listed has the facts of the latest under its own name, and what that assumes."""
     name = recipe.triton or (_variables(originals.full).get("NVIDIA_TRITON_SERVER_VERSION") if originals else None)
     if name is None:
         raise UnknownRelease("nothing says of which release the upstream is", hint='triton: "24.10"')
@@ -208,15 +213,20 @@ def _facts(recipe: Recipe, originals: Originals | None) -> tuple[Release, tuple[
         raise UnknownRelease(f"release {name} is older than compose.py", hint="engine: direct")
     if name < LATEST:
         raise UnknownRelease(f"there was no release {name}", hint="tricompose releases")
-    found = "environment, labels and entrypoint are its image's own" if originals else "all is taken to be as then"
-    return RELEASES[LATEST], (
-        f"release {name} is not listed: {found}; packages, owner of files and paths are assumed to be as in {LATEST}",
-    )
+    if originals is None:
+        raise UnknownRelease(
+            f"release {name} is not listed, and its image was not looked at",
+            hint="tricompose plan recipe.yaml --dockerfile DIR --pin",
+        )
+    assumed = f"release {name} is not listed: environment, labels and entrypoint are taken from its image; "
+    assumed += f"packages, owner of files and paths are assumed to be as in {LATEST}"
+    triton = _variables(originals.full).get("TRITON_SERVER_VERSION", "of an unknown version")
+    return replace(RELEASES[LATEST], name=name, triton=triton), (assumed,)
 
 
 def _refuse_absent(recipe: Recipe, facts: Release, chosen: Mapping[str, Sequence[str]]) -> None:
     """All names that a listed release does not have, at once."""
-    if recipe.triton not in (None, facts.name):
+    if facts.name not in RELEASES:
         return
     own = {custom.name for custom in recipe.custom_backends}
     problems = [
@@ -477,17 +487,23 @@ def _variables(image: Image) -> dict[str, str]:
     return {name: value for name, _, value in (str(line).partition("=") for line in lines)}
 
 
+def _user(image: Image) -> str | None:
+    """Whom an image runs as, None where it does not say."""
+    return (image.config.get("config") or {}).get("User") or None
+
+
 def _environment(recipe: Recipe, needs: Requirements, originals: Originals | None) -> list[Variable]:
     """What the full image has beyond its base; where it was not looked up, what the release is known to have."""
     found: Iterable[Variable] = needs.environment
     if originals:
-        below = _variables(originals.base)
-        above = {name: value for name, value in _variables(originals.full).items() if below.get(name) != value}
+        above, below = _variables(originals.full), _variables(originals.base)
+        said = {name: value for name, value in above.items() if below.get(name) != value}
         if recipe.variant == CPU:
             # Where things lie is as in the full image; what is said of CUDA, its versions and its driver is not so.
-            known = {one.name: one.value for one in found if not one.prepend}
-            above = {name: value for name, value in above.items() if name in ("PATH", "LD_LIBRARY_PATH")} | known
-        found = [Variable(name=name, value=value, prepend=False) for name, value in above.items()]
+            known = {one.name: above.get(one.name, one.value) for one in found if not one.prepend}
+            paths = {name: value for name, value in said.items() if name in ("PATH", "LD_LIBRARY_PATH")}
+            said = paths | known | {"TRITON_SERVER_GPU_ENABLED": "0"}
+        found = [Variable(name=name, value=value, prepend=False) for name, value in said.items()]
     kept = [one for one in found if one.name not in recipe.env]
     return kept + [Variable(name=name, value=value, prepend=False) for name, value in recipe.env.items()]
 
@@ -559,9 +575,16 @@ def _closing(recipe: Recipe, needs: Requirements, originals: Originals | None) -
         yield f"HEALTHCHECK {_health(healthcheck(recipe))}"
     if recipe.variant == CPU:
         yield "RUN ldconfig"
+    if not recipe.user and (user := _inherited(originals)):
+        yield f"USER {word(user)}"
     yield from _configuring(recipe)
     if recipe.user:
         yield f"USER {word(recipe.user)}"
+
+
+def _inherited(originals: Originals | None) -> str | None:
+    """Whom the full image runs as. NVIDIA's say nothing."""
+    return _user(originals.full) if originals else None
 
 
 def _own_entrypoint(originals: Originals) -> Sequence[str] | None:

@@ -168,6 +168,7 @@ class Unproved(CheckFailed):
 def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
     """What building would do, for each platform. No layer is read, unless `scan` says `new` or `all`."""
     _check(recipe, place.emit)
+    with_docker.rehearse(recipe)
     with ExitStack() as stack:
         shop = _workshop(recipe, (), place, stack)
         repositories = _survey(recipe)
@@ -274,6 +275,7 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     Nothing reaches an output before all platforms are built and proved.
     """
     _check(recipe, place.emit)
+    with_docker.rehearse(recipe)
     proved = recipe.validation is not None and runner is not None
     repositories = _survey(recipe)
     # What cannot end well fails before a layer moves.

@@ -10,12 +10,12 @@ from typing import Final
 
 from composer.config import BACKENDS_LABEL, UPSTREAM_LABEL, VALIDATION_LABEL
 from composer.custom import LocalBackend, survey_custom
-from composer.dockerfile import Dockerfile, Originals, asks_network, blueprint, named_from, on_top
+from composer.dockerfile import Dockerfile, Originals, asks_network, blueprint, named_from, on_top, runs_something
 from composer.engines import dockerfile as engine
 from composer.engines.direct import Built
 from composer.engines.dockerfile import Kitchen
 from composer.errors import Unplannable
-from composer.events import Emit, StageFinished, StageStarted, Warned
+from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
 from composer.files import LocalFile, survey_files
 from composer.folder import Member, addresses, build_options, contents
 from composer.inventory import Component
@@ -88,10 +88,24 @@ def write(
     recipe: Recipe, platform: Platform, pantry: Pantry, originals: Originals | None, emit: Emit
 ) -> Mapping[str, Member]:
     """The folder of a recipe, as its members. Without `originals` nothing is looked up anywhere."""
-    made = blueprint(recipe, originals, platform=platform, repositories=pantry.repositories, placed=bool(pantry.placed))
+    made = blueprint(
+        recipe,
+        originals,
+        platform=platform,
+        repositories=pantry.repositories,
+        own=_brought(recipe, pantry),
+        placed=bool(pantry.placed),
+    )
     for line in made.assumed:
         emit(Warned(message=line, hint="tricompose releases"))
     return members(recipe, made, pantry)
+
+
+def _brought(recipe: Recipe, pantry: Pantry) -> tuple[Component, ...]:
+    """The backends of other origin. Of images no layer is read here, so any backend of theirs may be in Python."""
+    names = [one.name for one in recipe.custom_backends if one.image]
+    foreign = [Component(kind="backends", name=name, size=0, files=0, needs=("python",)) for name in names]
+    return (*pantry.components, *foreign)
 
 
 def members(recipe: Recipe, made: Dockerfile, pantry: Pantry) -> Mapping[str, Member]:
@@ -140,15 +154,24 @@ def planned(
 ) -> Iterator[DockerPlan]:
     """The plan for one platform; the engine has the images that it names for as long as this lasts."""
     base, donors = _base(upstream), _donors(recipe, upstream, open_source)
+    # What cannot be written is refused before an image moves.
+    stand_in = _originals(upstream, base, ["full", "base", *("donor" for _ in donors)])
+    write(recipe, upstream.platform, pantry, stand_in, ignore)
     with engine.named([upstream.pinned, base, *donors], kitchen, upstream.platform, jobs=jobs) as names:
         found = _originals(upstream, base, names)
-        chosen = wished(recipe, pantry.repositories, pantry.components)
         yield DockerPlan(
             upstream=upstream,
             members=write(recipe, upstream.platform, pantry, found, kitchen.emit),
-            kept=tuple(f"{kind}/{name}" for kind, some in chosen.items() for name in some),
+            kept=_kept(recipe, pantry),
             models=tuple(model for repository in pantry.repositories for model in repository.models),
         )
+
+
+def _kept(recipe: Recipe, pantry: Pantry) -> tuple[str, ...]:
+    """The components of the image, those that the recipe brings too."""
+    chosen = wished(recipe, pantry.repositories, _brought(recipe, pantry))
+    names = [f"{kind}/{name}" for kind, some in chosen.items() for name in some]
+    return tuple(sorted({*names, *(f"backends/{one.name}" for one in recipe.custom_backends)}))
 
 
 def originals(recipe: Recipe, upstream: Upstream, open_source: Callable[[Reference], Store]) -> Originals:
@@ -191,8 +214,16 @@ def build(plan: DockerPlan, kitchen: Kitchen, *, validated: str, epoch: int | No
     return engine.build(plan.members, base, kitchen, plan.upstream.platform, labels, epoch=epoch)
 
 
+def rehearse(recipe: Recipe) -> None:
+    """Refuse what cannot be run on top of a composed image, before one is composed. Raises what `members` raises."""
+    if recipe.engine == "direct" and runs_something(recipe):
+        members(recipe, on_top(recipe, "base"), Pantry())
+
+
 def run_on_top(recipe: Recipe, built: Built, kitchen: Kitchen, *, jobs: int, epoch: int | None) -> Built:
-    """Run what only RUN can do on top of a composed image: its layers stay, what was run adds one."""
+    """Run what only RUN can do on top of a composed image: its layers stay, and two come on top of them: one with what
+    was written, and one that takes away what was removed.
+    """
     digest = built.image.manifest.descriptor.digest
     kitchen.emit(StageStarted(stage="run", detail="packages.apt and steps, on top of the composed image"))
     base = Pinned(

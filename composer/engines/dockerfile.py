@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from composer.events import Emit, Logged, StageFinished, StageStarted
 from composer.folder import Member, fill
 from composer.lock import Pinned, read_image
 from composer.oci.building import build as build_image
-from composer.oci.building import pull_image
+from composer.oci.building import has_image, pull_image
 from composer.oci.compression import BLOCK, deflater, inflate
 from composer.oci.copy import Held, Stack
 from composer.oci.credentials import Credentials
@@ -78,7 +78,7 @@ def named(images: Sequence[Pinned], kitchen: Kitchen, platform: Platform, *, job
 def _name(image: Pinned, kitchen: Kitchen, platform: Platform, given: list[str], jobs: int) -> str:
     if image.reference.transport == "docker":
         name = f"{image.reference.place}@{image.image.manifest.descriptor.digest}"
-        if not kitchen.pull and _has(kitchen.engine, name):
+        if not kitchen.pull and has_image(kitchen.engine, name, platform):
             return name
         kitchen.emit(StageStarted(stage="pull", detail=name))
         try:
@@ -89,14 +89,6 @@ def _name(image: Pinned, kitchen: Kitchen, platform: Platform, given: list[str],
             kitchen.emit(StageFinished(stage="pull", detail=name))
             return name
     return _give(image, kitchen, given, jobs)
-
-
-def _has(engine: Engine, name: str) -> bool:
-    try:
-        engine.inspect(name)
-    except NotFound:
-        return False
-    return True
 
 
 def _give(image: Pinned, kitchen: Kitchen, given: list[str], jobs: int) -> str:
@@ -159,10 +151,20 @@ def _read_back(
         image = _adopt(made, saved, base.image, kitchen.cache, labels, epoch=epoch)
     finally:
         saved.close()
-    kitchen.engine.remove(image_id)
+        _let_go(kitchen.engine, image_id)
     kitchen.emit(StageFinished(stage="read back", detail=image.manifest.descriptor.digest))
     held = Held({image.manifest.descriptor.digest: image.manifest.raw, image.manifest.config.digest: image.config_raw})
     return Built(image=image, store=Stack(held, kitchen.cache, base.store))
+
+
+def _let_go(engine: Engine, image_id: str) -> None:
+    """Remove what was built, unless somebody has named or started it, or it is the cache of the next build: the
+    classic builder has no other than its images, each with a parent.
+    """
+    with suppress(NotFound, BuildFailed):
+        found = engine.inspect(image_id)
+        if not (found.get("Parent") or found.get("RepoTags") or found.get("RepoDigests")):
+            engine.forget(image_id)
 
 
 def _adopt(

@@ -58,7 +58,7 @@ def build(
     """
     images = base_images(_read(context / dockerfile))
     for name in images:
-        if pull or not _has(engine, name, platform):
+        if pull or not has_image(engine, name, platform):
             pull_image(engine, name, platform=platform, credentials=credentials, emit=emit)
     parameters: dict[str, str | Sequence[str]] = {
         "dockerfile": dockerfile,
@@ -143,7 +143,8 @@ def _read(path: Path) -> str:
         raise NotFound(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path.parent}") from error
 
 
-def _has(engine: Engine, name: str, platform: Platform) -> bool:
+def has_image(engine: Engine, name: str, platform: Platform) -> bool:
+    """Whether the engine has an image by that name, for that platform."""
     try:
         found = engine.inspect(name)
     except NotFound:

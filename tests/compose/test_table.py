@@ -69,12 +69,11 @@ def test_every_dockerfile_is_written_in_under_a_second(release: Release) -> None
     for _, backends, variant in cases(release):
         for source in ("upstream", "network") if variant != CPU else ("upstream",):
             began = time.perf_counter()
-            try:
-                text = write(release, backends, variant, source)
-            except NotFound as error:
-                assert (release.name, backends[-1]) == ("21.08", "tensorrt") or "tensorrt" in backends, error
-                assert release.name == "21.08"
+            if release.name == "21.08" and "tensorrt" in backends:
+                with pytest.raises(NotFound):
+                    write(release, backends, variant, source)
                 continue
+            text = write(release, backends, variant, source)
             assert time.perf_counter() - began < 1
             for name in backends:
                 assert re.search(rf"^COPY --from=full .*/opt/tritonserver/backends/{name} ", text, re.MULTILINE)
