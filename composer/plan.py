@@ -570,7 +570,8 @@ def _model_steps(recipe: Recipe, models: Sequence[Model], tree: Tree, mtime: int
 
 def model_root(recipe: Recipe) -> str:
     """The folder of the image, without leading slash, that models are baked into: where its server looks for them."""
-    return str(recipe.server.get("model-repository", "/models")).strip("/")
+    said = recipe.server.get("model-repository", "/models")
+    return str(said[0] if isinstance(said, tuple) else said).strip("/")
 
 
 def _model_files(model: Model, root: str, mtime: int) -> tuple[NewFile, ...]:

@@ -87,7 +87,7 @@ EnvName = Annotated[
 DebianPackage = Annotated[
     str,
     _Spelled(
-        r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:[=/][A-Za-z0-9][A-Za-z0-9.+:~-]*)?",
+        r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](?::[a-z0-9]+)?(?:[=/][A-Za-z0-9][A-Za-z0-9.+:~-]*)?",
         "is not an Ubuntu package",
         "a name, as apt-get takes it: libgl1, or libgl1=1.6.0-1",
     ),

@@ -113,13 +113,14 @@ def base_images(dockerfile: str) -> tuple[str, ...]:
 
 _FROM: Final = re.compile(r"FROM\s+(--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _COPY_FROM: Final = re.compile(r"^COPY\s+(?:--\S+\s+)*?--from=(\S+)", re.IGNORECASE)
-_HEREDOC: Final = re.compile(r"""<<-?["']?(\w+)""")
+_HEREDOC: Final = re.compile(r"""(?:RUN|COPY|ADD)\s+(?!\[).*?<<-?["']?(\w+)""", re.IGNORECASE)
 
 
 def _instructions(dockerfile: str) -> Iterator[str]:
     """Each instruction in one line, without comments, and without the documents that follow a `<<`."""
     whole, until = "", ""
-    for line in (line.strip() for line in dockerfile.splitlines()):
+    # Lines end as builders have it: to Python a line also ends where a quoted value has a U+2028 or a form feed.
+    for line in (line.strip() for line in dockerfile.split("\n")):
         if until:
             until = "" if line == until else until
         elif line and not line.startswith("#"):
@@ -128,7 +129,7 @@ def _instructions(dockerfile: str) -> Iterator[str]:
                 whole = whole[:-1]
                 continue
             yield whole
-            until = found[1] if (found := _HEREDOC.search(whole)) else ""
+            until = found[1] if (found := _HEREDOC.match(whole)) else ""
             whole = ""
 
 
@@ -138,7 +139,7 @@ def _inner(name: str, stages: set[str]) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="surrogateescape")
+        return path.read_bytes().decode(errors="surrogateescape")
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path.parent}") from error
 

@@ -136,6 +136,11 @@ def test_images_that_a_dockerfile_names() -> None:
     assert base_images(text) == ("nvcr.io/nvidia/tritonserver:24.10-py3-min@sha256:00", "nvcr.io/full:1", "last")
 
 
+def test_what_looks_like_a_heredoc_or_a_line_end_hides_no_image() -> None:
+    text = 'FROM a\nENV A="x\u2028FROM no" B="<<EOF"\nRUN ["sh", "-c", "cat <<END"]\nFROM b\nCOPY --from=c /x /x\n'
+    assert base_images(text) == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("name", "host", "repository"),
     [

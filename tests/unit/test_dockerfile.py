@@ -13,6 +13,7 @@ import pytest
 from composer.dockerfile import Originals, blueprint, on_top, render
 from composer.errors import RecipeError, TricomposeError, UnknownRelease, Unplannable
 from composer.oci.image import Image, parse_image
+from composer.plan import model_root
 from composer.recipe import Recipe, parse_recipe
 from composer.releases import LATEST
 from tests.images import picture
@@ -112,3 +113,13 @@ def test_what_runs_on_top_leaves_the_users_user() -> None:
     text = render(on_top(asked, "composed", image({"User": "triton-server"})))
     assert text.rstrip().endswith('USER "triton-server"') or text.rstrip().endswith("USER triton-server")
     assert "--from=full" not in text
+
+
+def test_models_go_to_the_first_of_several_repositories() -> None:
+    asked = recipe('triton: "24.10"\nbackends: [python]\nserver: {model-repository: [/first, /second]}\n')
+    assert model_root(asked) == "first"
+
+
+def test_no_package_name_takes_another_away() -> None:
+    with pytest.raises(RecipeError, match="is not an Ubuntu package"):
+        recipe('triton: "24.10"\nbackends: [python]\npackages: {apt: [libgl1-]}\n')
