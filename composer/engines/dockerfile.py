@@ -7,9 +7,10 @@ so that they need not be moved again; those that were built are compressed into 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,7 @@ from composer.oci.names import Reference
 from composer.oci.store import Store
 
 _GIVEN: Final = "tricompose/given"
-"""What the engine calls images that it could not pull itself, until the build is over."""
+"""What the engine calls images that it could not pull itself, and what it has built, until the build is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def _name(image: Pinned, kitchen: Kitchen, platform: Platform, given: list[str],
 
 def _give(image: Pinned, kitchen: Kitchen, given: list[str], jobs: int) -> str:
     digest = image.image.manifest.descriptor.digest
-    name = f"{_GIVEN}:{digest.removeprefix('sha256:')[:32]}"
+    name = f"{_GIVEN}:{_own_tag(digest)}"
     kitchen.emit(StageStarted(stage="give", detail=f"{image.reference} to the Docker Engine"))
     target = DaemonTarget(Reference(transport="docker-daemon", place=_GIVEN, tag=name.partition(":")[2]))
     try:
@@ -105,6 +106,11 @@ def _give(image: Pinned, kitchen: Kitchen, given: list[str], jobs: int) -> str:
         target.close()
     kitchen.emit(StageFinished(stage="give", detail=name))
     return name
+
+
+def _own_tag(digest: str) -> str:
+    """A tag that no other build has: whoever is over first takes its names away."""
+    return f"{digest.removeprefix('sha256:')[:32]}-{secrets.token_hex(4)}"
 
 
 def build(
@@ -146,25 +152,29 @@ def _read_back(
     kitchen.emit(StageStarted(stage="read back", detail=image_id))
     place = Reference(transport="docker-daemon", place="", digest=image_id)
     saved = DaemonStore(place, scratch=kitchen.scratch, emit=kitchen.emit)
-    try:
+    with closing(saved), _kept(kitchen.engine, image_id):
         made = read_image(saved, saved.resolve(image_id), platform)
         image = _adopt(made, saved, base.image, kitchen.cache, labels, epoch=epoch)
-    finally:
-        saved.close()
-        _let_go(kitchen.engine, image_id)
     kitchen.emit(StageFinished(stage="read back", detail=image.manifest.descriptor.digest))
     held = Held({image.manifest.descriptor.digest: image.manifest.raw, image.manifest.config.digest: image.config_raw})
     return Built(image=image, store=Stack(held, kitchen.cache, base.store))
 
 
-def _let_go(engine: Engine, image_id: str) -> None:
-    """Remove what was built, unless somebody has named or started it, or it is the cache of the next build: the
-    classic builder has no other than its images, each with a parent.
+@contextmanager
+def _kept(engine: Engine, image_id: str) -> Iterator[None]:
+    """Have a name for what was built as long as this lasts; then it goes, unless somebody else has named it too.
+
+    What the classic builder has made stays: its images, each with a parent, are all the cache that it has.
     """
-    with suppress(NotFound, BuildFailed):
-        found = engine.inspect(image_id)
-        if not (found.get("Parent") or found.get("RepoTags") or found.get("RepoDigests")):
-            engine.forget(image_id)
+    if engine.inspect(image_id).get("Parent"):
+        yield
+        return
+    tag = _own_tag(image_id)
+    try:
+        engine.tag(image_id, _GIVEN, tag)
+        yield
+    finally:
+        engine.forget(f"{_GIVEN}:{tag}")
 
 
 def _adopt(

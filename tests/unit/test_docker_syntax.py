@@ -21,6 +21,7 @@ from composer.errors import Unplannable
 from composer.models.repository import ModelRepository
 from composer.oci.image import parse_image
 from composer.oci.names import is_docker_name
+from composer.plan import model_root
 from composer.recipe import Recipe
 from composer.server import server_command
 from tests.images import picture
@@ -395,7 +396,7 @@ VALUES = st.builds(
     server=FLAGS,
     user=st.none() | spelled(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"),
     steps=st.lists(WRITABLE.filter(str.strip), max_size=3).map(tuple),
-    apt=st.lists(spelled(r"[a-z0-9][a-z0-9+.-]+=[A-Za-z0-9][A-Za-z0-9.+:~-]*"), max_size=2).map(tuple),
+    apt=st.lists(spelled(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]=[A-Za-z0-9][A-Za-z0-9.+:~-]*"), max_size=2).map(tuple),
     custom=st.none() | NAME.filter(lambda one: one != "python"),
     source=st.sampled_from(["upstream", "network"]),
     mirror=st.sampled_from([None, "m.example:5000/nvcr", "[::1]:5000"]),
@@ -480,7 +481,7 @@ def assert_values(recipe: Recipe, values: Values, lines: list[Line]) -> None:
     assert not values.apt or any(tuple(words[-len(values.apt) :]) == values.apt for words in shell)
     copies = [line.paths() for line in final if line.keyword == "COPY"]
     assert not values.custom or [f"backends/{values.custom}/", f"/opt/tritonserver/backends/{values.custom}/"] in copies
-    assert copies[-1] == ["models/", f"/{str(recipe.server.get('model-repository', '/models')).strip('/')}/"]
+    assert copies[-1] == ["models/", f"/{model_root(recipe)}/"]
     place = (values.mirror or "nvcr.io").strip("/")
     assert lines[0].rest == f"{place}/nvidia/tritonserver:24.10-py3 AS full"
 
