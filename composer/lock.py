@@ -24,9 +24,13 @@ CPU: Final = "cpu-only-py3"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
-    """One platform of an image, by digest, and where its blobs are."""
+    """One platform of an image, by digest, and where its blobs are.
+
+    `origin` is what the image is called by those who asked for it; `reference` is where it was found, maybe a mirror.
+    """
 
     reference: Reference
+    origin: Reference
     store: Store
     image: Image
 
@@ -36,10 +40,11 @@ class Upstream:
     """One platform of an upstream image, by digest, and where its blobs are.
 
     `base` holds the digests of the layers that it shares with its `-min` image, counted from the bottom without
-    a gap; `base_of` names that image, or says why there is none. `least` is that image.
+    a gap; `base_of` names that image, or says why there is none. `least` is that image. `origin` is as in `Pinned`.
     """
 
     reference: Reference
+    origin: Reference
     store: Store
     platform: Platform
     image: Image
@@ -50,7 +55,7 @@ class Upstream:
     @property
     def pinned(self) -> Pinned:
         """The image itself."""
-        return Pinned(reference=self.reference, store=self.store, image=self.image)
+        return Pinned(reference=self.reference, origin=self.origin, store=self.store, image=self.image)
 
 
 def references(recipe: Recipe) -> tuple[Reference, Reference | None]:
@@ -85,6 +90,7 @@ def resolve(recipe: Recipe, platform: Platform, open_source: Callable[[Reference
     below, base_of = _least(recipe, least, platform, open_source, emit)
     return Upstream(
         reference=found.reference,
+        origin=found.origin,
         store=found.store,
         platform=platform,
         image=found.image,
@@ -105,6 +111,7 @@ def resolve_donor(
     shared = _shared(found.image.manifest, upstream.image.manifest)
     return Upstream(
         reference=found.reference,
+        origin=found.origin,
         store=found.store,
         platform=upstream.platform,
         image=found.image,
@@ -150,14 +157,15 @@ def pin(recipe: Recipe, reference: Reference, platform: Platform, open_source: C
     *others, last = mirrored(reference, recipe.network.mirrors)
     for mirror in others:
         with suppress(NotFound, Denied, Unreachable):
-            return _pin(mirror, platform, open_source)
-    return _pin(last, platform, open_source)
+            return _pin(mirror, reference, platform, open_source)
+    return _pin(last, reference, platform, open_source)
 
 
-def _pin(reference: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
-    store = open_source(reference)
-    image = read_image(store, store.resolve(reference.name), platform)
-    return Pinned(reference=reference.at(image.manifest.descriptor.digest), store=store, image=image)
+def _pin(found: Reference, origin: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
+    store = open_source(found)
+    image = read_image(store, store.resolve(found.name), platform)
+    digest = image.manifest.descriptor.digest
+    return Pinned(reference=found.at(digest), origin=origin.at(digest), store=store, image=image)
 
 
 def mirrored(reference: Reference, mirrors: Mapping[str, Sequence[str]]) -> tuple[Reference, ...]:

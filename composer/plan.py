@@ -251,9 +251,9 @@ def make_plan(
 
 
 def public_name(upstream: Upstream) -> str:
-    """What an image is for everybody: where a file or a folder lay on this machine is nobody's business."""
+    """What an image is for everybody: where it lay on this machine, or which mirror had it, is nobody's business."""
     digest = upstream.image.manifest.descriptor.digest
-    return f"{upstream.reference.place}@{digest}" if upstream.reference.transport == "docker" else digest
+    return f"{upstream.origin.place}@{digest}" if upstream.origin.transport == "docker" else digest
 
 
 # -- which components -----------------------------------------------------------------------------------------

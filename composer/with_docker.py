@@ -226,9 +226,8 @@ def run_on_top(recipe: Recipe, built: Built, kitchen: Kitchen, *, jobs: int, epo
     """
     digest = built.image.manifest.descriptor.digest
     kitchen.emit(StageStarted(stage="run", detail="packages.apt and steps, on top of the composed image"))
-    base = Pinned(
-        reference=Reference(transport="oci", place="composed", digest=digest), store=built.store, image=built.image
-    )
+    name = Reference(transport="oci", place="composed", digest=digest)
+    base = Pinned(reference=name, origin=name, store=built.store, image=built.image)
     with engine.named([base], kitchen, built.image.platform, jobs=jobs) as names:
         made = on_top(recipe, names[0], built.image)
         folder = members(recipe, made, Pantry())

@@ -128,6 +128,25 @@ def test_the_written_folder_builds_with_docker_alone_and_no_network(
     assert "is there already" in again.stderr
 
 
+def upstream_label(quickstart: Quickstart, image: str, mirror: str) -> str:
+    """What an image says it was made of."""
+    said = tricompose("inspect", image, "--json", "--insecure", mirror, cwd=quickstart.folder)
+    assert said.returncode == 0, said.stderr
+    label = re.search(r'"io.tricompose.upstream": "([^"]+)"', said.stdout)
+    assert label
+    return label[1]
+
+
+def test_a_mirror_serves_the_direct_engine_too_and_is_not_named(quickstart: Quickstart, mirror: str) -> None:
+    recipe = quickstart.recipe(
+        lambda text: behind(mirror)(text).replace("slim:24.10-py3-slim", "mirrored:1"), "mirrored"
+    )
+    said = tricompose("build", recipe, "--no-validate", "--cache", "cache", "--json", cwd=quickstart.folder)
+    assert said.returncode == 0, said.stderr
+    label = upstream_label(quickstart, f"oci:{quickstart.folder}/build/mirrored:1", mirror)
+    assert label.startswith("nvcr.io/nvidia/tritonserver@sha256:")
+
+
 @pytest.mark.parametrize(("name", "more"), [("slim-1", []), ("slim-2", ["pytorch"])])
 def test_the_story_of_the_seed(
     quickstart: Quickstart, engines: dict[str, Dockerd], mirror: str, name: str, more: list[str]
@@ -142,6 +161,7 @@ def test_the_story_of_the_seed(
 
     built = build(quickstart, dockerfile_recipe(quickstart, name, change), engines["classic"], "--no-validate")
     assert built["delivered"] == [f"docker://{target}"]
+    assert upstream_label(quickstart, f"docker://{target}", mirror).startswith("nvcr.io/nvidia/tritonserver@sha256:")
     engines["buildkit"].docker("pull", target)
     serve(engines["buildkit"], target)
     listed = engines["buildkit"].docker("run", "--rm", "--entrypoint", "ls", target, "/opt/tritonserver/backends")
