@@ -7,8 +7,9 @@ so that they need not be moved again; those that were built are compressed into 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from composer.oci.image import (
     make_manifest,
     parse_image,
 )
-from composer.oci.layout import LayoutStore, room
+from composer.oci.layout import LayoutStore, begin_file, beside, room
 from composer.oci.names import Reference
 from composer.oci.store import Store
 
@@ -123,15 +124,12 @@ def build(
     epoch: int | None,
 ) -> Built:
     """Build a folder on `base`, and read back the result, with `labels` besides its own."""
-    with room(kitchen.scratch):
-        kitchen.scratch.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="build-", dir=kitchen.scratch)
-    with folder as path:
+    with _folder(kitchen.scratch) as path:
         with room(kitchen.scratch):
-            fill(Path(path), members, link=True)
+            fill(path, members, link=True)
         image_id = build_image(
             kitchen.engine,
-            Path(path),
+            path,
             platform=platform,
             hosts=kitchen.hosts,
             arguments={},
@@ -144,6 +142,23 @@ def build(
             emit=kitchen.emit,
         )
     return _read_back(image_id, base, kitchen, platform, labels, epoch=epoch)
+
+
+@contextmanager
+def _folder(scratch: Path) -> Iterator[Path]:
+    """An empty folder, gone in the end. Of a process that is killed, the next one to open the cache removes it."""
+    with room(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        handle, file = begin_file(scratch, "build-")
+    folder = beside(file)
+    try:
+        with room(scratch):
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        file.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _read_back(

@@ -127,14 +127,6 @@ class Engine:
         with self._errors():
             self._client.api.tag(image, repository, tag)
 
-    def remove(self, image: str) -> None:
-        """Remove an image by its ID, whatever names it has, and those it was made of that nothing else needs.
-
-        One that is not there is none. Raises `BuildFailed` where a container uses it.
-        """
-        with suppress(NotFound), self._errors():
-            self._client.api.remove_image(image, force=True)
-
     def forget(self, name: str) -> None:
         """Remove a name if it is there, and the image too if that was its last."""
         with suppress(NotFound), self._errors():

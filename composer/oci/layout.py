@@ -467,13 +467,19 @@ def begin_file(folder: Path, prefix: str = "") -> tuple[int, Path]:
         os.close(handle)  # swept before it was locked
 
 
+def beside(file: Path) -> Path:
+    """The folder of a writer who needs one, by the file of `begin_file` that it goes with: both are swept at once."""
+    return file.with_name(f"{file.name}.d")
+
+
 def sweep(files: Iterable[Path]) -> None:
-    """Remove files that `begin_file` made for writers that are gone: nobody holds their locks."""
+    """Remove files that `begin_file` made for writers that are gone: nobody holds their locks. Folders go with them."""
     for file in files:
-        with suppress(FileNotFoundError, BlockingIOError):
+        with suppress(FileNotFoundError, BlockingIOError, IsADirectoryError):
             handle = os.open(file, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(beside(file), ignore_errors=True)
                 file.unlink()
             finally:
                 os.close(handle)
