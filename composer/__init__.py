@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from composer.errors import TricomposeError
     from composer.oci.image import Platform
     from composer.oci.names import Reference, parse_reference
-    from composer.pipeline import Outcome, Workplace, build, copy, inspect, validate
+    from composer.pipeline import Outcome, Workplace, build, copy, inspect, validate, write_dockerfile
     from composer.pipeline import plan as plans
     from composer.plan import Plan
     from composer.recipe import Recipe, load_recipe
@@ -42,6 +42,7 @@ __all__ = [
     "parse_reference",
     "plans",
     "validate",
+    "write_dockerfile",
 ]
 
 _HOMES = {
@@ -60,6 +61,7 @@ _HOMES = {
     "parse_reference": "composer.oci.names",
     "plans": "composer.pipeline",
     "validate": "composer.pipeline",
+    "write_dockerfile": "composer.pipeline",
 }
 
 
