@@ -14,6 +14,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -284,9 +285,8 @@ class LayoutStore:
     def _begin_file(self) -> tuple[int, Path]:
         """A new file in `ingest/`, which `close` removes even if the thread that writes it hangs."""
         with self._guard:
-            handle, path = begin_file(self.path / _INGEST)
-            self._half_made.add(path)
-        return handle, path
+            # It is known before it is there: an interruption in between would leave a file that nobody removes.
+            return begin_file(self.path / _INGEST, announce=self._half_made.add)
 
     def _forget(self, path: Path) -> None:
         with self._guard:
@@ -456,14 +456,20 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def begin_file(folder: Path, prefix: str = "") -> tuple[int, Path]:
-    """A new file, open for writing. The lock on it tells `sweep`, in whatever container, that its writer is alive."""
+def begin_file(folder: Path, prefix: str = "", *, announce: Callable[[Path], object] | None = None) -> tuple[int, Path]:
+    """A new file, open for writing. The lock on it tells `sweep`, in whatever container, that its writer is alive.
+
+    `announce` is told of its path before the file is made.
+    """
     while True:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=prefix)
+        path = folder / f"{prefix}{secrets.token_hex(8)}"
+        if announce:
+            announce(path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             os.fchmod(handle, 0o644)
-            return handle, Path(name)
+            return handle, path
         os.close(handle)  # swept before it was locked
 
 
@@ -488,7 +494,11 @@ def sweep(files: Iterable[Path]) -> None:
 def _replace(path: Path, name: str, data: bytes) -> None:
     """Give a file of the layout new contents, all at once. Under the lock, so that a sweeper keeps away."""
     handle, temporary = tempfile.mkstemp(dir=path / _INGEST)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(temporary, path / name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(temporary, path / name)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

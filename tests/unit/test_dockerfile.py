@@ -77,7 +77,7 @@ def test_what_is_not_listed_has_to_be_looked_at() -> None:
         (
             'triton: "24.10"\nvariant: cpu-only-py3\ndockerfile: {source: network}\nbackends: [python]\n',
             Unplannable,
-            "",
+            "full image",
         ),
         ('triton: "24.10"\nbackends: [python]\nsteps: "COPY a b"\n', RecipeError, "COPY cannot stand in steps"),
         ('triton: "24.10"\nbackends: [python]\nsteps: "FROM scratch"\n', RecipeError, "FROM cannot stand in steps"),

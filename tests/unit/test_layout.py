@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -372,3 +373,18 @@ def test_links_refused_by_the_file_system_are_no_error(
     target = LayoutStore(tmp_path / "target")
     target.receive(store, picture().root, "b", emit=ignore, jobs=1)
     assert target.resolve("b").digest == store.resolve("a").digest
+
+
+def test_an_interruption_while_a_file_is_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LayoutStore.ensure(tmp_path / "layout")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), store.incoming():
+        pass
+    monkeypatch.undo()
+    assert list((tmp_path / "layout/ingest").iterdir()) != []
+    store.close()
+    assert list((tmp_path / "layout/ingest").iterdir()) == []
