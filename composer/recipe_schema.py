@@ -632,7 +632,7 @@ class Recipe(_Part):
         Annotated[tuple[Text, ...], Tag("commands")] | Annotated[Text, Tag("fragment")], Discriminator(_steps_arm)
     ] = ()
     """Shell commands that are run in the image, each a `RUN`; or the text of a Dockerfile fragment. They are run in a
-    Docker build, with either engine, after everything else but models and files is in place."""
+    Docker build, with either engine, when packages and files are in place."""
     network: Network = Network()
     """How the outside is reached."""
     validation: Validate | None = Field(None, alias="validate")

@@ -109,7 +109,7 @@ def _brought(recipe: Recipe, pantry: Pantry) -> tuple[Component, ...]:
 
 
 def members(recipe: Recipe, made: Dockerfile, pantry: Pantry) -> Mapping[str, Member]:
-    """The folder for a Dockerfile. Raises `NotFound` for a key or certificate that is not there."""
+    """The folder for a Dockerfile. Raises `RecipeError` for a key or certificate that is not there."""
     return contents(
         made,
         network=network_files(recipe),
