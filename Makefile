@@ -1,6 +1,7 @@
 # make demo    build a slim image from a real upstream, start it, ask it something
 # make test    the whole suite, against a real registry, Docker Engine and Triton server
 # make soak    look for layers that the rewriter gets wrong, for an hour
+# make judge   have the real tritonserver judge what is new in the corpus of model repositories, and compare with lint
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
 
 SHELL := /bin/bash
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast soak lint format bench clean help
+.PHONY: demo test test-fast soak lint format judge bench clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -40,6 +41,14 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+judge: $(READY)
+	$(BIN)/python -m tests.judge record
+	$(BIN)/python -m tests.judge record --mutations
+	$(BIN)/python -m tests.judge record --release 23.07
+	$(BIN)/python -m tests.judge compare
+	$(BIN)/python -m tests.judge compare --mutations
+	$(BIN)/python -m tests.judge compare --release 23.07
 
 bench: $(READY)
 	bash .ci/packages

@@ -15,7 +15,7 @@ IMAGE_TAG: Final = "image-"
 """What the tags of images begin with that were built and have nowhere else to be."""
 
 _TAGS: Final = (IMAGE_TAG, "inventory-", "cut-", "binaries-")
-_OURS: Final = ("blobs", "wheels", "ingest", INDEX, f"{INDEX}.lock", MARKER)
+_OURS: Final = ("blobs", "wheels", "models", "plans", "ingest", INDEX, f"{INDEX}.lock", MARKER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,11 @@ def look(path: Path) -> CacheContents:
     there = _is_cache(path)
     tags = LayoutStore(path).tags() if there else ()
     sizes = [file.stat().st_size for file in (path / "blobs").rglob("*") if file.is_file()] if there else []
-    wheels = [file.stat().st_size for file in (path / "wheels").rglob("*") if file.is_file()] if there else []
+    others = (file for name in ("wheels", "models", "plans") for file in (path / name).rglob("*") if file.is_file())
+    beside = [file.stat().st_size for file in others] if there else []
     return CacheContents(
         path=path,
-        size=sum(sizes) + sum(wheels),
+        size=sum(sizes) + sum(beside),
         blobs=len(sizes),
         images=sum(tag.startswith(IMAGE_TAG) for tag in tags),
         inventories=sum(tag.startswith("inventory-") for tag in tags),

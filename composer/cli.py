@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from composer.cli_models import models
 from composer.command import Desk, Tool, Usage, command, drain, run
 
 if TYPE_CHECKING:
@@ -645,6 +646,9 @@ def _completion(desk: Desk, /, shell: str) -> None:
     script = made(tricompose, {}, "tricompose", "_TRICOMPOSE_COMPLETE").source()
     desk.console.result("script", script)
     desk.console.text(script + "\n")
+
+
+tricompose.add_command(models)
 
 
 # -- the process --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SECTIONS: Final = {
     "Build": ("init", "import-compose", "plan", "build", "validate", "run"),
+    "Models": ("models",),
     "Images": ("inspect", "copy", "push"),
     "Setup": ("schema", "releases", "cache", "knowledge", "completion"),
 }

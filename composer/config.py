@@ -42,7 +42,7 @@ def changed_config(image: Image, recipe: Recipe, labels: Mapping[str, str]) -> M
     config["Env"] = _environment(config.get("Env") or [], recipe.env)
     config["Labels"] = {**(config.get("Labels") or {}), **labels, **recipe.labels}
     if recipe.server or recipe.models:
-        config["Cmd"] = list(server_command(recipe.server))
+        config["Cmd"] = list(server_command(recipe.server, release=recipe.triton))
     if recipe.user is not None:
         config["User"] = recipe.user
     if recipe.healthcheck:

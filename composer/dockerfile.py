@@ -28,10 +28,10 @@ from composer.docker_syntax import (
 )
 from composer.errors import NotFound, Problem, RecipeError, UnknownRelease, Unplannable
 from composer.inventory import HOME, KINDS, Component
-from composer.lock import CPU, mirrored, references
+from composer.lock import CPU, references
 from composer.models.repository import ModelRepository
 from composer.oci.image import Image, Platform
-from composer.oci.names import Reference, is_docker_name
+from composer.oci.names import Reference, is_docker_name, mirrored
 from composer.plan import model_root, wished
 from composer.recipe import CustomBackend, Recipe
 from composer.releases import LATEST, RELEASES, Dcgm, Release, Requirements, Variable, absent, requirements
@@ -570,7 +570,7 @@ def _closing(recipe: Recipe, needs: Requirements, originals: Originals | None) -
     if entrypoint:
         yield f"ENTRYPOINT {json_form(entrypoint)}"
     if recipe.server or recipe.models:
-        yield f"CMD {json_form(server_command(recipe.server))}"
+        yield f"CMD {json_form(server_command(recipe.server, release=recipe.triton))}"
     if recipe.healthcheck:
         yield f"HEALTHCHECK {_health(healthcheck(recipe))}"
     if recipe.variant == CPU:

@@ -1,6 +1,7 @@
 """How tricompose fails: one class per exit status, each with a message and a hint apart.
 
     TricomposeError
+    ├── ModelsRefused  1   checking models found what was asked for
     ├── RecipeError    3   editing the recipe fixes it
     ├── UnknownRelease 4   no facts and no upstream for the release asked for
     ├── NotFound       5   a named thing does not exist
@@ -55,6 +56,13 @@ class RecipeError(TricomposeError):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         super().__init__(f"{first.where}: {first.message}{more}", hint=first.hint)
         self.problems = tuple(problems)
+
+
+class ModelsRefused(TricomposeError):
+    """`models lint` or `models config --check` found something that counts."""
+
+    code = "models-refused"
+    status = 1
 
 
 class UnknownRelease(TricomposeError):

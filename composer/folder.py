@@ -57,8 +57,7 @@ def contents(
         for model in repository.models:
             members |= {f"models/{path}": Member(mode=0o755) for path in model.folders}
             for file in model.files:
-                mode = 0o755 if file.runnable else 0o644
-                members[f"models/{file.path}"] = Member(source=file.source, mode=mode)
+                members[f"models/{file.path}"] = Member(source=file.source, mode=file.mode)
     return members
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from composer.errors import Denied, NotFound, UnknownRelease, Unreachable
 from composer.events import Emit, Warned
 from composer.oci.image import Descriptor, Image, Index, Manifest, Platform, parse_image, parse_manifest
-from composer.oci.names import Reference, parse_reference
+from composer.oci.names import Reference, mirrored, parse_reference
 from composer.oci.store import Store
 from composer.recipe import Recipe
 from composer.releases import release
@@ -166,14 +166,6 @@ def _pin(found: Reference, origin: Reference, platform: Platform, open_source: C
     image = read_image(store, store.resolve(found.name), platform)
     digest = image.manifest.descriptor.digest
     return Pinned(reference=found.at(digest), origin=origin.at(digest), store=store, image=image)
-
-
-def mirrored(reference: Reference, mirrors: Mapping[str, Sequence[str]]) -> tuple[Reference, ...]:
-    """Where to ask for an image: its registry's mirrors (`host` or `host/path`, in order), or where it says itself."""
-    if reference.transport != "docker" or not mirrors.get(reference.host):
-        return (reference,)
-    places = (f"{mirror.strip('/')}/{reference.repository}" for mirror in mirrors[reference.host])
-    return tuple(replace(reference, place=place) for place in places)
 
 
 def _shared(full: Manifest, least: Manifest) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import warnings
+from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, should_bypass_proxies
 from urllib3.exceptions import InsecureRequestWarning
 
 from composer.errors import NotFound
@@ -31,14 +32,17 @@ STALL: Final = 30.0
 _POOL: Final = 16
 
 
-def session(*, ca_bundle: Path | None = None, stall: float = STALL) -> requests.Session:
+def session(
+    *, ca_bundle: Path | None = None, stall: float = STALL, proxies: Mapping[str, str] | None = None
+) -> requests.Session:
     """A session that may be shared by threads. `ca_bundle` is a PEM file, trusted besides the system's own.
 
+    `proxies` stand in for the environment's, by the names of its variables in lower case: `https_proxy`, `no_proxy`.
     Raises `NotFound` where the bundle cannot be read.
     """
     # Whoever turned checking off for a host has been told so by us; urllib3 would say it for every request.
     warnings.filterwarnings("ignore", category=InsecureRequestWarning)
-    made = _Session()
+    made = _Session(proxies)
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     made.headers.update({"User-Agent": f"tricompose/{version('tricompose')}", "Accept-Encoding": "identity"})
@@ -65,6 +69,10 @@ def _trust(ca_bundle: Path | None) -> ssl.SSLContext:
 class _Session(requests.Session):
     """Takes proxies from the environment for each URL by itself, so that `NO_PROXY` holds after a redirect too."""
 
+    def __init__(self, proxies: Mapping[str, str] | None) -> None:
+        super().__init__()
+        self._given = proxies
+
     def merge_environment_settings(
         self,
         url: Any,  # noqa: ANN401
@@ -73,8 +81,15 @@ class _Session(requests.Session):
         verify: bool | str | None,
         cert: str | tuple[str, str] | None,
     ) -> Any:  # noqa: ANN401
-        found = {**get_environ_proxies(url, no_proxy=None), **(proxies or {})}
+        found = {**self._proxies_for(url), **(proxies or {})}
         return super().merge_environment_settings(url, found, stream, verify, cert)
+
+    def _proxies_for(self, url: str) -> Mapping[str, str]:
+        if self._given is None:
+            return get_environ_proxies(url, no_proxy=None)
+        if should_bypass_proxies(url, no_proxy=self._given.get("no_proxy", "")):
+            return {}
+        return {scheme: way for scheme in ("http", "https") if (way := self._given.get(f"{scheme}_proxy"))}
 
 
 class _Adapter(HTTPAdapter):

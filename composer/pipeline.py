@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform as host
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,17 +18,20 @@ from composer.checks.client import Client, NoAnswer
 from composer.checks.subject import ending
 from composer.custom import Brought, survey_custom
 from composer.dockerfile import Originals, runs_something
-from composer.engines import brought, direct
+from composer.engines import brought, direct, trtexec
 from composer.engines.direct import Built, Workshop
 from composer.engines.dockerfile import Kitchen
-from composer.errors import CheckFailed, NotFound, Unplannable
+from composer.engines.trtexec import Made
+from composer.errors import CheckFailed, NotFound, Problem, RecipeError, Unplannable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
 from composer.lock import CPU, Upstream, read_image, resolve
-from composer.models.repository import ModelRepository, survey
+from composer.models.lint import Finding, lint, refusals
+from composer.models.lint.case import case_of, ignored_by
+from composer.models.repository import ModelRepository, is_left_out, read_repository
 from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
 from composer.oci.credentials import Credentials
@@ -171,7 +174,7 @@ def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
     with_docker.rehearse(recipe)
     with ExitStack() as stack:
         shop = _workshop(recipe, (), place, stack)
-        repositories = _survey(recipe)
+        repositories = _survey(recipe, place.emit, _converted(recipe, place, shop, stack, make=False))
         label = UNPROVED if recipe.validation is None else PROVED
         return tuple(
             _plan(recipe, each, repositories, place, shop, scan=scan, label=label) for each in recipe.platforms
@@ -277,13 +280,13 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     _check(recipe, place.emit)
     with_docker.rehearse(recipe)
     proved = recipe.validation is not None and runner is not None
-    repositories = _survey(recipe)
     # What cannot end well fails before a layer moves.
     chosen = pick(runner or "auto") if proved and any(map(_runs_here, recipe.platforms)) else None
     with ExitStack() as stack:
         shop = _workshop(recipe, outputs, place, stack)
         for output in outputs:
             _prepare(output, place)
+        repositories = _survey(recipe, place.emit, _converted(recipe, place, shop, stack, make=True))
         kitchen = _kitchen(recipe, shop, place, stack) if needs_docker(recipe) else None
         plans: list[Plan | DockerPlan] = []
         built: list[Built] = []
@@ -383,6 +386,8 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
     the images say of themselves is to be taken over. Returns the Dockerfiles.
     """
     _check(recipe, place.emit)
+    converted = with_docker.converted(recipe, {}, place.cache, None)
+    repositories = _survey(recipe, place.emit, [converted] if converted else [])
     texts = []
     with ExitStack() as stack:
         cache = LayoutStore.ensure(place.cache) if recipe.packages.pip else None
@@ -390,7 +395,7 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
             stack.callback(cache.close)
         for platform in recipe.platforms:
             wheels = _wheels(recipe, platform, None, place, cache) if cache else Wheels()
-            pantry = Pantry.of(recipe, _survey(recipe), wheels.files)
+            pantry = Pantry.of(recipe, repositories, wheels.files)
             originals = _look_up(recipe, platform, place, stack) if look_up else None
             members = with_docker.write(recipe, platform, pantry, originals, place.emit)
             texts.append((members["Dockerfile"].data or b"").decode())
@@ -420,8 +425,62 @@ def _check(recipe: Recipe, emit: Emit) -> None:
         emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
 
 
-def _survey(recipe: Recipe) -> tuple[ModelRepository, ...]:
-    return tuple(survey(recipe.base / model.path) for model in recipe.models if model.path is not None)
+def _survey(recipe: Recipe, emit: Emit, converted: Sequence[ModelRepository] = ()) -> tuple[ModelRepository, ...]:
+    """The models of a recipe. Raises `RecipeError` for what the server would refuse, before a layer moves."""
+    repositories = (*_read_models(recipe), *converted)
+    # Which backends there are is for the plan to say, which sees the image.
+    case = replace(case_of(recipe), backends=None)
+    found = lint(repositories, case, ignored=ignored_by(recipe))
+    if refused := refusals(found):
+        raise RecipeError([_problem(one) for one in refused])
+    for one in found:
+        if one.severity == "warning" and not one.suppressed:
+            problem = _problem(one)
+            emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
+    _tell_left_out(repositories, emit)
+    return repositories
+
+
+def _read_models(recipe: Recipe) -> tuple[ModelRepository, ...]:
+    return tuple(
+        read_repository(recipe.base / model.path, baked=True) for model in recipe.models if model.path is not None
+    )
+
+
+def _converted(
+    recipe: Recipe, place: Workplace, shop: Workshop, stack: ExitStack, *, make: bool
+) -> Sequence[ModelRepository]:
+    """A repository of the models that are converted: of what was carried here, kept, or with `make` is made now."""
+    if not any(model.convert for model in recipe.models):
+        return ()
+    server = resolve(recipe, recipe.platforms[0], shop.open, place.emit).image.config
+
+    def made(index: int) -> Made:
+        kitchen = _kitchen(recipe, shop, place, stack)
+        return with_docker.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs)
+
+    found = with_docker.converted(recipe, server, place.cache, made if make else None)
+    return [found] if found else ()
+
+
+def _problem(one: Finding) -> Problem:
+    place = f":{one.place.line}:{one.place.column}" if one.place else ""
+    return Problem(where=f"{one.path}{place}", message=f"{one.message} [{one.rule.id}]", hint=one.fix)
+
+
+def _tell_left_out(repositories: Sequence[ModelRepository], emit: Emit) -> None:
+    for repository in repositories:
+        inner = [
+            f"{model.name}/{entry.path}"
+            for model in repository.models
+            for entry in model.entries
+            if is_left_out(entry.name) and not any(map(is_left_out, entry.folder.split("/")))
+        ]
+        names = [*(entry.path for entry in repository.left_out), *inner]
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            told = ", ".join(names[:5])
+            emit(Logged(text=f"left out of {repository.path}: {told}{more}", source="models"))
 
 
 def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
@@ -536,7 +595,8 @@ def _require(reports: Mapping[str, Report], recipe: Recipe) -> None:
 def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runner: str) -> Report:
     """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
     _check(recipe, place.emit)
-    models = [model.name for repository in _survey(recipe) for model in repository.models]
+    models = [model.name for repository in _read_models(recipe) for model in repository.models]
+    models += [model.name for model in recipe.models if model.convert and model.name]
     reference = image or first_output(recipe)
     store = open_source(reference, place.access)
     try:
@@ -660,3 +720,36 @@ def publish_knowledge(recipe: Recipe, target: Reference, place: Workplace) -> in
                 layers, [manner_of(recipe.max_layer_size, None)], sink, Stack(shop.cache, *shop.elsewhere), place.jobs
             )
     return count
+
+
+# -- convert ------------------------------------------------------------------------------------------------------
+
+
+def convert(recipe: Recipe, place: Workplace, *, only: Collection[str] = ()) -> tuple[Made, ...]:
+    """Make the TensorRT plans of a recipe on this machine's GPU: of all its models that are converted, or of `only`.
+
+    Those with `plan:` are put there, with their records; all are kept in the cache. Raises `NotFound` where `only`
+    names a model that is not converted, and what `with_docker.plan_here` raises.
+    """
+    chosen = _conversions(recipe, only)
+    made: list[Made] = []
+    with ExitStack() as stack:
+        shop = _workshop(recipe, (), place, stack)
+        kitchen = _kitchen(recipe, shop, place, stack)
+        server = resolve(recipe, recipe.platforms[0], shop.open, place.emit).image.config
+        for index in chosen:
+            made.append(with_docker.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs))
+            if target := made[-1].job.plan:
+                trtexec.carry_out(made[-1], target)
+    return tuple(made)
+
+
+def _conversions(recipe: Recipe, only: Collection[str]) -> list[int]:
+    """Where the models stand that are to be converted."""
+    found = {model.name: index for index, model in enumerate(recipe.models) if model.convert and model.name}
+    if absent := [name for name in only if name not in found]:
+        hint = f"those that are: {', '.join(found)}" if found else "models: [{name: ..., convert: {to: tensorrt, ...}}]"
+        raise NotFound(f"the recipe converts no model {absent[0]}", hint=hint)
+    if not found:
+        raise NotFound("the recipe converts no model", hint="models: [{name: ..., convert: {to: tensorrt, from: ...}}]")
+    return [index for name, index in found.items() if not only or name in only]

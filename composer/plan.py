@@ -577,9 +577,7 @@ def model_root(recipe: Recipe) -> str:
 def _model_files(model: Model, root: str, mtime: int) -> tuple[NewFile, ...]:
     folders = [NewFile(entry=_folder(f"{root}/{path}", mtime)) for path in model.folders]
     files = [
-        NewFile(
-            entry=_file(f"{root}/{file.path}", file.size, 0o755 if file.runnable else 0o644, mtime), source=file.source
-        )
+        NewFile(entry=_file(f"{root}/{file.path}", file.size, file.mode, mtime), source=file.source)
         for file in model.files
     ]
     return tuple(sorted(folders + files, key=lambda one: one.entry.path.split("/")))

@@ -7,6 +7,7 @@ Paths in a recipe start from the folder it lies in.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -213,28 +214,26 @@ def _no_check(path: KeyPath, name: str, known: Sequence[str]) -> Fault:
 
 
 def _server_flags(data: Mapping[str, Any]) -> Iterator[Fault]:
-    given = data.get("server")
-    for name, value in given.items() if isinstance(given, Mapping) else ():
-        if name not in flags.FLAGS and data.get("triton") == flags.FLAGS_OF:
-            yield _unknown_flag(name)
-        elif value is not None and (wanted := flags.misfit(name, value)):
-            words, example = wanted
-            yield Fault(path=("server", name), message=f"the flag {name} takes {words}", hint=f"{name}: {example}")
+    for fault in flags.flag_faults(_given_flags(data.get("server")), _release_of(data.get("triton"))):
+        yield Fault(path=("server", fault.flag), message=fault.message, hint=fault.hint, on_key=fault.of_name)
 
 
-def _unknown_flag(name: str) -> Fault:
-    meant = flags.nearest_flag(name)
-    hint = f'did you mean "{meant}"?' if meant else "docker run --rm <upstream image> tritonserver --help"
-    message = f'tritonserver {flags.FLAGS_OF} has no flag "{name}"'
-    return Fault(path=("server", name), message=message, hint=hint, on_key=True)
+def _given_flags(given: object) -> Mapping[str, Any]:
+    """The flags that can be judged: a value that no flag has is the schema's to refuse."""
+    named = given.items() if isinstance(given, Mapping) else ()
+    return {name: value for name, value in named if isinstance(name, str) and flags.is_flag_value(value)}
+
+
+def _release_of(said: object) -> str | None:
+    """The release that a recipe names, if that is one at all."""
+    return said if isinstance(said, str) and re.fullmatch(r"[0-9]{2}\.[0-9]{2}", said) else None
 
 
 def flag_warnings(recipe: Recipe) -> tuple[Problem, ...]:
-    """Flags of `server:` that the one release whose flags are known does not have, where another one is asked for."""
-    unknown = [name for name in recipe.server if name not in flags.FLAGS]
-    faults = [_unknown_flag(name) for name in unknown]
+    """Flags of `server:` that are written otherwise for the recipe's release, and what is not known of them."""
     return tuple(
-        Problem(where=recipe.where(*fault.path, key=True), message=fault.message, hint=fault.hint) for fault in faults
+        Problem(where=recipe.where("server", note.flag, key=True), message=note.message, hint=note.hint)
+        for note in flags.flag_notes(recipe.server, recipe.triton)
     )
 
 
@@ -270,11 +269,10 @@ def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
     if recipe.slim != "backends":
         yield ("slim",), f"slim: {recipe.slim}", "slim: backends"
     for index, model in enumerate(recipe.models):
-        if model.path is None:
-            key = "source" if model.source else "convert"
+        if model.source is not None:
             yield (
-                ("models", index, key),
-                f"models: {key}",
+                ("models", index, "source"),
+                "models: source",
                 "put the model into a model repository, and name that: path: ./models",
             )
 

@@ -34,6 +34,7 @@ from composer.recipe_values import (
     Single,
     Size,
     Target,
+    TensorFormat,
     Text,
     Url,
     User,
@@ -103,15 +104,86 @@ class Packages(_Part):
     """Ubuntu packages: `libgl1`, or `libgl1=1.6.0-1`. They are installed in a Docker build, with either engine."""
 
 
+def _profile(value: object) -> object:
+    """One shape is short for a range that holds no other."""
+    if not isinstance(value, tuple):
+        return value
+    for index, one in enumerate(value):
+        if not isinstance(one, int) or isinstance(one, bool) or one < 1:
+            raise refusal(f"{one!r} is no dimension that a plan can be made for", "[1, 3, 224, 224]", at=(index,))
+    return {"min": value, "opt": value, "max": value}
+
+
+def _trtexec_value(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise refusal("no flag of trtexec is written with this", "true, a number, or a text")
+    return value
+
+
+class Profile(_Part):
+    """The shapes of an input that the plan takes. A plain list is short for one shape and no other."""
+
+    min: tuple[Positive, ...]
+    """The smallest."""
+    opt: tuple[Positive, ...]
+    """The one that it is made fastest for."""
+    max: tuple[Positive, ...]
+    """The largest."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for smaller, larger in (("min", "opt"), ("opt", "max")):
+            low, high = getattr(self, smaller), getattr(self, larger)
+            if len(low) != len(high):
+                raise refusal(f"{larger} has {len(high)} dimensions and {smaller} {len(low)}", at=(larger,))
+            if any(one > other for one, other in zip(low, high, strict=True)):
+                raise refusal(
+                    f"{larger} is smaller than {smaller}", "min: [1, 3], opt: [8, 3], max: [32, 3]", at=(larger,)
+                )
+        return self
+
+
 class Conversion(_Part):
-    """How to make the model from another."""
+    """How to make the model from another: an ONNX model into a TensorRT plan, on the GPU that it will be served on."""
 
     to: Literal["tensorrt"]
     """What to convert to."""
     from_: LocalPath = Field(alias="from")
-    """The model to convert."""
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32"
-    """The smallest type that the converted model may compute in."""
+    """The ONNX model to convert."""
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "best"] = "fp32"
+    """The smallest type that the plan may compute in; int8 and fp8 allow fp16 too, `best` all types. From TensorRT 11
+    on the types are those of the model: fp32."""
+    shapes: Mapping[Text, Annotated[Profile, BeforeValidator(_profile)]] = {}
+    """For every input whose shape is not fixed, the smallest, the usual and the largest, by the input's name."""
+    input_formats: tuple[TensorFormat, ...] = ()
+    """Type and layout of the inputs, as `fp16:chw`: one for all, or one for each in the model's order."""
+    output_formats: tuple[TensorFormat, ...] = ()
+    """Type and layout of the outputs, likewise."""
+    workspace: Size | None = None
+    """GPU memory that may be used while it serves and while it is made. By default all there is."""
+    calibration: LocalPath | None = None
+    """For int8: what calibration has written down of the model's ranges. Not needed where the model has Q/DQ nodes."""
+    timing_cache: LocalPath | None = None
+    """What was measured before: read if it is there, and written anew."""
+    plugins: tuple[LocalPath, ...] = ()
+    """Shared objects with operators of your own. The server needs them too."""
+    version_compatible: bool = False
+    """Whether newer releases of TensorRT may read the plan."""
+    hardware_compatibility: Literal["ampere+", "same_compute_capability"] | None = None
+    """On which other GPUs the plan may run. By default on GPUs like the one that it was made on."""
+    flags: Mapping[Name, Annotated[Any, BeforeValidator(_trtexec_value)]] = {}
+    """More of trtexec's flags, without the dashes: `builderOptimizationLevel: 5`."""
+    image: ImageName | None = None
+    """The image with trtexec, where it is not NVIDIA's own of the release: nvcr.io/nvidia/tensorrt:24.09-py3."""
+    plan: LocalPath | None = None
+    """Where the plan lies once it was made: `tricompose models convert`, run where the GPU is, writes it there. Without
+    a GPU it is taken from there."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.calibration and self.precision not in ("int8", "best"):
+            raise refusal("calibration is for int8", "precision: int8", at=("calibration",))
+        return self
 
 
 class ModelSource(_Part):
@@ -129,6 +201,8 @@ class ModelSource(_Part):
     """`auto` writes config.pbtxt from the model file; a path takes that one."""
     convert: Conversion | None = None
     """Make the model from another one."""
+    ignore: Mapping[Text, Text] = {}
+    """Rules of `tricompose models lint` to pass over, each with the reason: `{ONX003: "tested with 24.09"}`."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

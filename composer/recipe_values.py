@@ -104,6 +104,15 @@ Host = Annotated[
 ]
 Url = Annotated[str, _Spelled(r"https?://\S+", "is not a web address", "http://... or https://...")]
 Sha256 = Annotated[str, _Spelled(r"[0-9a-f]{64}", "is not a SHA-256", "64 hex digits, as sha256sum prints them")]
+_LAYOUT: Final = r"(?:chw(?:2|4|16|32)?|d?hwc|d?hwc8|hwc16|cdhw32|dla_linear|dla_hwc4)"
+TensorFormat = Annotated[
+    str,
+    _Spelled(
+        rf"(?:fp32|fp16|bf16|fp8|int8|int32|int64|uint8|bool):{_LAYOUT}(?:\+{_LAYOUT})*",
+        "is not a tensor's type and layout",
+        "fp16:chw, int8:chw32, fp16:chw+hwc8, ...",
+    ),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from composer.errors import Unplannable
-from composer.models.repository import ModelRepository, needed_backends, survey
+from composer.models.repository import ModelRepository, needed_backends, read_repository
 from composer.oci.layout import room
 from composer.rendering import render
 from composer.server import FLAGS_OF
@@ -22,7 +22,7 @@ def write_starter(folder: Path, *, models: Path | None) -> Path:
     Raises `Unplannable` where there is a recipe already, `RecipeError` for models that no server would load.
     """
     path = folder / NAME
-    repository = survey(models) if models else None
+    repository = read_repository(models) if models else None
     text = render(_TEMPLATE, "starter", _values(folder, repository))
     write_new(path, text, instead=f"tricompose init {folder / 'another'}")
     return path

@@ -1,7 +1,7 @@
-"""What a Triton model repository holds, and which backends serve it, by the server's own rules. Reads, never writes.
+"""What a Triton model repository holds, read as the server reads it, and judged by nobody: that is what `lint` is for.
 
-Source of the rules: Triton core, model_repository_manager.cc, model_lifecycle.cc, and AutoCompleteBackendFields in
-model_config_utils.cc.
+Source of the rules: Triton core, model_repository_manager.cc, model_lifecycle.cc (VersionsToLoad), and
+AutoCompleteBackendFields in model_config_utils.cc.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from composer.errors import Problem, RecipeError
-from composer.models.textproto import Message, Value, parse
+from composer.models.configuration import Configuration, no_configuration, read_configuration
+from composer.models.schema import ModelConfig
 
 CONFIG: Final = "config.pbtxt"
 
@@ -39,40 +41,221 @@ FILES: Final = {
 }
 """The backend that a file of this name in the first version folder means, in the order in which the server looks."""
 
+USUAL: Final = {
+    "tensorrt": "model.plan",
+    "onnxruntime": "model.onnx",
+    "openvino": "model.xml",
+    "pytorch": "model.pt",
+    "python": "model.py",
+}
+"""The file of a version that a backend loads, unless `default_model_filename` says another."""
 
-_SINGLE: Final = ("name", "backend", "platform", "max_batch_size", "default_model_filename", "ensemble_scheduling")
+NO_VERSIONS: Final = frozenset(["warmup", "initial_state", "configs"])
+"""Folders of a model that hold something else than a version."""
+
+LEFT_OUT: Final = frozenset(
+    [
+        *(".git", ".gitignore", ".gitattributes", ".gitkeep", ".keep", ".hg", ".svn", ".dvc", ".dvcignore"),
+        *("__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".cache", ".huggingface"),
+        *(".idea", ".vscode", ".DS_Store", "@eaDir", "Thumbs.db", "lost+found", ".Trash", "__MACOSX"),
+    ]
+)
+"""What tools and editors leave in folders: it does not go into an image."""
+
+_LEFT_OUT: Final = re.compile(r".*(~|\.sw[a-p]|\.pyc|\.orig|\.rej)|\._.*|\.#.*|#.*#|\.nfs.*")
+
+Kind = Literal["file", "folder", "broken", "astray", "loop", "special", "unreadable"]
+"""What an entry is, behind all links. `broken`: a link to nothing; `astray`: one that leads out of the repository;
+`loop`: one that leads to a folder that it is in; `special`: a pipe, a socket, a device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Something in a model's folder. `path` starts at that folder, `size` is in bytes, `mode` are its permissions.
+
+    `source` is where its bytes are on this machine; `link` what it says, if it is a link.
+    """
+
+    path: str
+    kind: Kind
+    source: Path
+    size: int = 0
+    mode: int = 0
+    link: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The path of the folder it is in; empty for the model's own."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it does not go into an image, because tools and editors left it there."""
+        return any(is_left_out(part) for part in self.path.split("/"))
+
+
+def is_left_out(name: str) -> bool:
+    """Whether something of this name is what tools and editors leave behind."""
+    return name in LEFT_OUT or _LEFT_OUT.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
     """A file of a model: `path` within the repository, its real place on this machine, its size in bytes.
 
-    `runnable` if its owner may execute it.
+    `mode` are the permissions that it has in an image.
     """
 
     path: str
     source: Path
     size: int
-    runnable: bool = False
+    mode: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model. `backend` is None for an ensemble, whose `members` are other models.
-
-    `folders` are within the repository, as the paths of `files` are. The server wants a version's folder even where it
-    is empty, as an ensemble's is.
-    """
+    """A folder of a repository, which the server takes for a model. `entries` are in the order of their paths."""
 
     name: str
     folder: Path
-    versions: tuple[int, ...]
-    configured: bool
-    backend: str | None
-    max_batch_size: int
-    members: tuple[str, ...]
-    folders: tuple[str, ...]
-    files: tuple[ModelFile, ...]
+    entries: tuple[Entry, ...]
+    configuration: Configuration
+
+    @property
+    def config(self) -> ModelConfig:
+        """What config.pbtxt says; all fields have their defaults where it says nothing, or cannot be read."""
+        return self.configuration.message
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a config.pbtxt."""
+        return self.configuration.text is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the folder itself cannot be read, so that nothing is known of it."""
+        return "" in self.by_path
+
+    @cached_property
+    def by_path(self) -> Mapping[str, Entry]:
+        """The entries by their paths."""
+        return {entry.path: entry for entry in self.entries}
+
+    def below(self, folder: str) -> tuple[Entry, ...]:
+        """What lies directly in a folder of the model; the empty path is the model's own."""
+        return self._children.get(folder, ())
+
+    @cached_property
+    def _children(self) -> Mapping[str, tuple[Entry, ...]]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.folder, []).append(entry)
+        return {folder: tuple(some) for folder, some in found.items()}
+
+    @cached_property
+    def version_folders(self) -> Mapping[str, int]:
+        """The folders that the server takes for versions, in the order of their names, with what it takes them for.
+
+        It reads a number off the front of the name, so that `1abc` is taken for 1, which is then not found.
+        """
+        names = (entry.name for entry in self.below("") if entry.kind == "folder" and entry.name not in NO_VERSIONS)
+        taken = ((name, taken_for(name)) for name in names)
+        return {name: number for name, number in taken if number is not None}
+
+    @cached_property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that are there, sorted."""
+        sound = (number for name, number in self.version_folders.items() if name == str(number) and number >= 0)
+        return tuple(sorted(sound))
+
+    def chosen(self, versions: Iterable[int]) -> tuple[int, ...]:
+        """Which of some versions the version policy asks for, sorted."""
+        there = sorted(set(versions))
+        policy = self.config.version_policy
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
+            return tuple(there)
+        if choice == "specific":
+            return tuple(version for version in there if version in policy.specific.versions)
+        most = policy.latest.num_versions if choice == "latest" else 1
+        return tuple(there[-most:] if most else ())
+
+    @cached_property
+    def served(self) -> tuple[int, ...]:
+        """The versions that are there and served."""
+        return tuple(version for version in self.chosen(self.version_folders.values()) if version in self.versions)
+
+    @property
+    def filename(self) -> str | None:
+        """The file, or folder, of a version that its backend loads; None where that is not known."""
+        return self.config.default_model_filename or USUAL.get(self.backend or "")
+
+    @property
+    def model_files(self) -> tuple[Entry, ...]:
+        """What the backend loads of each version that is served, as far as it is there."""
+        found = (self.by_path.get(f"{version}/{self.filename}") for version in self.served)
+        return tuple(entry for entry in found if entry is not None)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is made of other models."""
+        return bool(self.config.platform == "ensemble" or self.config.HasField("ensemble_scheduling"))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The models that an ensemble's steps call."""
+        names = (step.model_name for step in self.config.ensemble_scheduling.step)
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    @cached_property
+    def backend(self) -> str | None:
+        """The backend that serves it; None for an ensemble, and where nothing says which."""
+        if self.is_ensemble:
+            return None
+        said, platform = self.config.backend, self.config.platform
+        return said or (PLATFORMS.get(platform) if platform else self._guessed())
+
+    def _guessed(self) -> str | None:
+        """The backend by the server's rule for models that name none."""
+        if backends := self.backends_by_file:
+            return backends[0]
+        plain = "." in self.name and not self.config.default_model_filename
+        return self.name.partition(".")[2] if plain else None
+
+    @property
+    def backends_by_file(self) -> tuple[str, ...]:
+        """The backends that files mean, in the server's order. Only the first sub-folder is looked into."""
+        if filename := self.config.default_model_filename:
+            found: Iterable[str] = (filename,)
+        else:
+            first = next((entry.path for entry in self.below("") if entry.kind == "folder"), None)
+            found = [entry.name for entry in self.below(first)] if first is not None else ()
+        return tuple(dict.fromkeys(backend for name, backend in FILES.items() if name in found))
+
+    @property
+    def max_batch_size(self) -> int:
+        """The most requests that it takes at once; 0 where it does not batch."""
+        return int(self.config.max_batch_size)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Its folders within the repository, itself first. A version needs its own, even an empty one."""
+        inner = (e.path for e in self.entries if e.kind == "folder" and not e.left_out)
+        return (self.name, *(f"{self.name}/{path}" for path in inner))
+
+    @property
+    def files(self) -> tuple[ModelFile, ...]:
+        """Its files, as they go into an image."""
+        return tuple(
+            ModelFile(path=f"{self.name}/{e.path}", source=e.source, size=e.size, mode=_image_mode(e.mode))
+            for e in self.entries
+            if e.kind == "file" and not e.left_out
+        )
 
     @property
     def size(self) -> int:
@@ -80,29 +263,115 @@ class Model:
         return sum(file.size for file in self.files)
 
 
+def taken_for(name: str) -> int | None:
+    """The version that the server takes a folder for, by its name: None for none."""
+    if re.match(r"0.", name):
+        return None
+    found = re.match(r"\s*([+-]?[0-9]+)", name)
+    number = int(found[1]) if found else None
+    return number if number is not None and -(1 << 63) <= number < 1 << 63 else None
+
+
+def _image_mode(mode: int) -> int:
+    """What a umask decides is not kept, or the digest would depend on whose machine it was."""
+    return 0o755 if mode & 0o100 else 0o644
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRepository:
-    """A folder of models, in the order of their names."""
+    """A folder of models, in the order of their names. `strays` are what else lies there: files, broken links.
+
+    `fault` says why it could not be read at all: `missing`, `not_a_folder`, `unreadable`.
+    """
 
     path: Path
     models: tuple[Model, ...]
+    strays: tuple[Entry, ...] = ()
+    left_out: tuple[Entry, ...] = ()
+    fault: Literal["missing", "not_a_folder", "unreadable"] | None = None
 
 
-def survey(path: Path) -> ModelRepository:
-    """Read a model repository. Raises `RecipeError` with everything that would keep the server from loading it.
+def read_repository(path: Path, *, baked: bool = False) -> ModelRepository:
+    """Read a model repository. Never raises: what cannot be read is an entry that says so.
 
-    Links are followed, and may not lead out of the repository: what they lead to would be missing in an image.
+    Links are followed, but not out of the repository: what they lead to there would be missing in an image. With
+    `baked`, folders that do not go into an image are no models, but `left_out`.
     """
-    if problem := _no_repository(path):
-        raise RecipeError([problem])
-    surveyor = _Surveyor(root=Path(os.path.realpath(path)), shown=path)
-    models = tuple(surveyor.models())
-    if not models and not surveyor.problems:
-        hint = "a model is a folder in it: NAME/config.pbtxt, NAME/1/model.onnx"
-        surveyor.problem(path, "there are no models in this repository", hint)
-    if surveyor.problems:
-        raise RecipeError(surveyor.problems)
-    return ModelRepository(path=path, models=models)
+    try:
+        if not path.is_dir():
+            return ModelRepository(path=path, models=(), fault="not_a_folder" if os.path.lexists(path) else "missing")
+        root = Path(os.path.realpath(path))
+        entries = sorted(_look(root, (root,), root, ""), key=lambda entry: entry.path)
+    except OSError:
+        return ModelRepository(path=path, models=(), fault="unreadable")
+    left_out = tuple(entry for entry in entries if baked and entry.left_out)
+    rest = [entry for entry in entries if entry not in left_out]
+    return ModelRepository(
+        path=path,
+        models=tuple(_read_model(root, path, entry) for entry in rest if entry.kind in ("folder", "unreadable")),
+        strays=tuple(entry for entry in rest if entry.kind not in ("folder", "unreadable")),
+        left_out=left_out,
+    )
+
+
+def _read_model(root: Path, shown: Path, entry: Entry) -> Model:
+    folder = shown / entry.path
+    entries = tuple(sorted(_tree(root, entry), key=lambda one: one.path.split("/")))
+    closed = any(not one.path for one in entries)  # what could not be listed
+    configuration = no_configuration(folder / CONFIG) if closed else read_configuration(folder / CONFIG)
+    return Model(name=entry.path, folder=folder, entries=entries, configuration=configuration)
+
+
+def _tree(root: Path, top: Entry) -> Iterator[Entry]:
+    """Everything below a folder. What cannot be listed is an entry of its own, with the folder's path."""
+    left: list[tuple[str, Entry, tuple[Path, ...]]] = [("", top, (root,))]
+    while left:
+        path, entry, above = left.pop()
+        try:
+            found = _look(root, (*above, entry.source), entry.source, path)
+        except OSError:
+            yield Entry(path=path, kind="unreadable", source=entry.source)
+            continue
+        for one in found:
+            yield one
+            if one.kind == "folder":
+                left.append((one.path, one, (*above, entry.source)))
+
+
+def _look(root: Path, above: Sequence[Path], folder: Path, path: str) -> list[Entry]:
+    """What lies in a folder. `above` are the real folders that lead here, itself among them."""
+    with os.scandir(folder) as found:
+        return [_entry(root, above, one, f"{path}/{one.name}".lstrip("/")) for one in found]
+
+
+def _entry(root: Path, above: Sequence[Path], found: os.DirEntry[str], path: str) -> Entry:
+    if found.is_symlink():
+        return _linked(root, above, Path(found.path), path)
+    return _plain(found.stat(follow_symlinks=False), Path(found.path), path, None)
+
+
+def _linked(root: Path, above: Sequence[Path], link: Path, path: str) -> Entry:
+    """What a link leads to, wherever that is."""
+    said, real = os.readlink(link), Path(os.path.realpath(link))
+    try:
+        info = link.stat()
+    except OSError:
+        return Entry(path=path, kind="broken", source=real, link=said)
+    if not real.is_relative_to(root):
+        return Entry(path=path, kind="astray", source=real, link=said, size=info.st_size)
+    if real in above:
+        return Entry(path=path, kind="loop", source=real, link=said)
+    return _plain(info, real, path, said)
+
+
+def _plain(info: os.stat_result, source: Path, path: str, link: str | None) -> Entry:
+    mode = stat.S_IMODE(info.st_mode)
+    if stat.S_ISDIR(info.st_mode):
+        return Entry(path=path, kind="folder", source=source, mode=mode, link=link)
+    kind: Kind = "file" if stat.S_ISREG(info.st_mode) else "special"
+    if kind == "file" and not os.access(source, os.R_OK):
+        kind = "unreadable"
+    return Entry(path=path, kind=kind, source=source, size=info.st_size, mode=mode, link=link)
 
 
 def needed_backends(repositories: Iterable[ModelRepository]) -> tuple[str, ...]:
@@ -127,217 +396,3 @@ def _absent_members(model: Model, known: Iterable[str]) -> Iterator[Problem]:
     for member in sorted({*model.members}.difference(known)):
         message = f'the ensemble "{model.name}" calls the model "{member}", which no repository has'
         yield Problem(where=str(model.folder / CONFIG), message=message, hint=f"add {member}, or take the step out")
-
-
-def _no_repository(path: Path) -> Problem | None:
-    """What keeps the path from being a repository at all."""
-    if not os.path.lexists(path):
-        return Problem(where=str(path), message="there is no such model repository", hint=f"mkdir -p {path}")
-    if not path.is_dir():
-        return Problem(where=str(path), message="a model repository is a folder", hint=f"ls -l {path}")
-    if not os.access(path, os.R_OK | os.X_OK):
-        return Problem(where=str(path), message="it cannot be read: Permission denied", hint=f"chmod -R a+rX {path}")
-    if (path / CONFIG).is_file() and any(entry.name.isdecimal() and entry.is_dir() for entry in path.iterdir()):
-        return Problem(where=str(path), message="this is one model, not a repository of models", hint=f"{path.parent}")
-    return None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Surveyor:
-    """One reading of a repository. `root` is its real path, `shown` the one that the user knows it by."""
-
-    root: Path
-    shown: Path
-    problems: list[Problem] = field(default_factory=list)
-
-    def problem(self, path: Path, message: str, hint: str) -> None:
-        self.problems.append(Problem(where=str(path), message=message, hint=hint))
-
-    def models(self) -> Iterator[Model]:
-        """The folders of the root that are models. The server takes every one for a model; files it leaves alone."""
-        for entry in sorted(self.shown.iterdir()):
-            if entry.is_symlink() and self._astray(entry):
-                continue
-            if entry.is_dir() and (model := self._model(entry)):
-                yield model
-
-    def _model(self, folder: Path) -> Model | None:
-        before = len(self.problems)
-        found = tuple(self._files(folder, folder.name, (self.root,)))
-        config = self._config(folder) if len(self.problems) == before else None
-        if config is None:
-            return None
-        versions = self._versions(folder)
-        backend = self._backend(folder, config)
-        self._name(folder, config)
-        return Model(
-            name=folder.name,
-            folder=folder,
-            versions=versions,
-            configured=(folder / CONFIG).is_file(),
-            backend=backend,
-            max_batch_size=_integer(config, "max_batch_size"),
-            members=_members(config),
-            folders=tuple(path for path, file in found if file is None),
-            files=tuple(file for _, file in found if file is not None),
-        )
-
-    # -- files ------------------------------------------------------------------------------------
-
-    def _files(self, folder: Path, name: str, above: Sequence[Path]) -> Iterator[tuple[str, ModelFile | None]]:
-        """The folder and everything below it, links followed. `above` are the real folders that lead here."""
-        real = Path(os.path.realpath(folder))
-        if real in above:
-            self.problem(folder, "this link leads back to a folder that it is in", "remove the link")
-            return
-        if not os.access(folder, os.R_OK | os.X_OK):
-            self.problem(folder, "it cannot be read: Permission denied", f"chmod -R a+rX {folder}")
-            return
-        yield name, None
-        # What Python leaves behind is of no use to the server, and never twice the same.
-        for entry in sorted(entry for entry in folder.iterdir() if entry.name != "__pycache__"):
-            if not (entry.is_symlink() and self._astray(entry)):
-                yield from self._file(entry, f"{name}/{entry.name}", (*above, real))
-
-    def _file(self, entry: Path, name: str, above: Sequence[Path]) -> Iterator[tuple[str, ModelFile | None]]:
-        if entry.is_dir():
-            yield from self._files(entry, name, above)
-        elif not entry.is_file():
-            self.problem(entry, "this is neither a file nor a folder", "remove it")
-        elif not os.access(entry, os.R_OK):
-            self.problem(entry, "it cannot be read: Permission denied", f"chmod a+r {entry}")
-        else:
-            info = entry.stat()
-            runnable = bool(info.st_mode & stat.S_IXUSR)
-            yield name, ModelFile(path=name, source=Path(os.path.realpath(entry)), size=info.st_size, runnable=runnable)
-
-    def _astray(self, link: Path) -> bool:
-        """Whether a link leads to nothing, or out of the repository. Says so."""
-        target = Path(os.path.realpath(link))
-        if not target.is_relative_to(self.root):
-            hint = f"put the file itself there: cp -rL --remove-destination {target} {link}"
-            self.problem(link, f"this link leads out of the repository, to {target}", hint)
-            return True
-        if not target.exists():
-            self.problem(link, f"this link leads to nothing: {link.readlink()}", f"rm {link}")
-            return True
-        return False
-
-    # -- the config -------------------------------------------------------------------------------
-
-    def _config(self, folder: Path) -> Message | None:
-        """The fields of config.pbtxt, none where there is no such file, None where it cannot be read."""
-        path = folder / CONFIG
-        if not path.is_file():
-            return {}
-        try:
-            config = parse(path.read_bytes().decode("utf-8", "surrogateescape"), where=str(path))
-        except RecipeError as error:
-            self.problems.extend(error.problems)
-            return None
-        for name in (name for name in _SINGLE if len(config.get(name, ())) > 1):
-            self.problem(path, f'the field "{name}" is given more than once', "keep one of them")
-        return config
-
-    def _name(self, folder: Path, config: Message) -> None:
-        if (name := _text(config, "name")) and name != folder.name:
-            message = f'the folder is called "{folder.name}" and the model "{name}"'
-            self.problem(folder / CONFIG, message, f'name: "{folder.name}"')
-
-    # -- versions ---------------------------------------------------------------------------------
-
-    def _versions(self, folder: Path) -> tuple[int, ...]:
-        """The folders whose names are whole numbers. At least one is needed."""
-        names = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
-        versions = tuple(sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name)))
-        # std::stoll reads a number off the front of these, and the server then opens a folder that is not there.
-        for name in (name for name in names if re.match(r"\+[0-9]|[1-9][0-9]*[^0-9]", name)):
-            hint = "give it a whole number for a name, or move it out of the model"
-            self.problem(folder / name, "the server would take this for a version, and not find it", hint)
-        if not versions:
-            self.problem(
-                folder, "this model has no version, so the server would not load it", _version_hint(folder, names)
-            )
-        return versions
-
-    # -- the backend ------------------------------------------------------------------------------
-
-    def _backend(self, folder: Path, config: Message) -> str | None:
-        backend, platform = _text(config, "backend"), _text(config, "platform")
-        if platform == "ensemble" or "ensemble_scheduling" in config:
-            if backend or platform != "ensemble":
-                message = "an ensemble has no backend, and is one by its platform"
-                self.problem(folder / CONFIG, message, 'platform: "ensemble", and no backend')
-            return None
-        if backend:
-            return self._agreed(folder, backend, platform)
-        if platform and platform not in PLATFORMS:
-            known = ", ".join(sorted(PLATFORMS))
-            hint = f'backend: "{platform}"' if platform in FILES.values() else f"one of {known}, ensemble; or backend:"
-            self.problem(folder / CONFIG, f'there is no platform "{platform}"', hint)
-            return None
-        return PLATFORMS[platform] if platform else self._guessed(folder, _text(config, "default_model_filename"))
-
-    def _agreed(self, folder: Path, backend: str, platform: str) -> str:
-        meant = PLATFORMS.get(platform)
-        if meant and meant != backend and backend in PLATFORMS.values():
-            message = f'platform "{platform}" is served by {meant}, and the backend is "{backend}"'
-            self.problem(folder / CONFIG, message, f'backend: "{meant}", and no platform')
-        if backend in PLATFORMS:
-            message = f'"{backend}" is a platform, not a backend'
-            self.problem(folder / CONFIG, message, f'backend: "{PLATFORMS[backend]}"')
-        return backend
-
-    def _guessed(self, folder: Path, filename: str) -> str | None:
-        """The backend by the server's rule for models that name none."""
-        found = [filename] if filename else _first_version_entries(folder)
-        backends = list(dict.fromkeys(backend for name, backend in FILES.items() if name in found))
-        if len(backends) > 1:
-            message = f"there are model files of {' and '.join(backends)}, and no config.pbtxt says which one is meant"
-            self.problem(folder, message, f'in {folder / CONFIG}: backend: "{backends[0]}"')
-        if backends:
-            return backends[0]
-        if "." in folder.name and not filename:
-            return folder.name.partition(".")[2]
-        self.problem(folder, "nothing says which backend serves this model", f'in {folder / CONFIG}: backend: "python"')
-        return None
-
-
-def _first_version_entries(folder: Path) -> list[str]:
-    """What is in the first sub-folder in the order of names, which is the only one that the server looks into."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    return [entry.name for entry in folders[0].iterdir()] if folders else []
-
-
-def _version_hint(folder: Path, names: Sequence[str]) -> str:
-    if padded := next((name for name in names if re.fullmatch(r"0[0-9]+", name)), None):
-        return f"no leading zeros: mv {folder / padded} {folder / str(int(padded))}"
-    if folder.name.startswith((".", "_", "@")):
-        return f"the server takes every folder here for a model: move {folder.name} elsewhere"
-    if loose := next((name for name in sorted(FILES) if (folder / name).exists()), None):
-        return f"mkdir {folder / '1'} && mv {folder / loose} {folder / '1'}/"
-    return f"versions are folders with whole numbers for names: mkdir {folder / '1'}"
-
-
-def _single(config: Message, name: str) -> Value | None:
-    """A field's value."""
-    values = config.get(name, ())
-    return values[-1] if values else None
-
-
-def _text(config: Message, name: str) -> str:
-    value = _single(config, name)
-    return str(value) if isinstance(value, str) else ""
-
-
-def _integer(config: Message, name: str) -> int:
-    value = _single(config, name)
-    return value if isinstance(value, int) else 0
-
-
-def _members(config: Message) -> tuple[str, ...]:
-    """The models that an ensemble's steps call."""
-    scheduling = _single(config, "ensemble_scheduling")
-    steps = scheduling.get("step", ()) if isinstance(scheduling, dict) else ()
-    names = (_text(step, "model_name") for step in steps if isinstance(step, dict))
-    return tuple(dict.fromkeys(name for name in names if name))

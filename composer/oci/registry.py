@@ -94,7 +94,11 @@ class RegistryStore:
 
     def read(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The blob, going on after each cut as long as bytes come."""
-        return verified(self._pieces(descriptor), descriptor, origin=self.label)
+        return verified(self._pieces(descriptor, 0), descriptor, origin=self.label)
+
+    def read_from(self, descriptor: Descriptor, place: int) -> Iterator[bytes]:
+        """The blob from a place on. The caller, who has what comes before it, verifies the whole."""
+        return self._pieces(descriptor, place)
 
     def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
         """Upload a blob. Bytes that the registry kept of an upload that was cut are not sent again."""
@@ -210,8 +214,8 @@ class RegistryStore:
         response = self._ask_for_manifest("GET", descriptor.digest)
         return b"".join(verified(self._wire.pieces(response), descriptor, origin=self.label))
 
-    def _pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        place, patience = 0, self._wire.patience()
+    def _pieces(self, descriptor: Descriptor, place: int) -> Iterator[bytes]:
+        patience = self._wire.patience()
         while place < descriptor.size:
             before = place
             try:

@@ -13,6 +13,7 @@ from typing import Final
 
 from composer.errors import UnknownRelease
 from composer.releases.book import Entry, entries
+from composer.releases.flags import changed_flags
 from composer.releases.needs import EXTRAS, Apt, Dcgm, Pip, Requirements, Variable, requirements_of
 
 __all__ = [
@@ -215,7 +216,8 @@ def changes(name: str) -> tuple[tuple[str, str, str], ...]:
     if not older:
         return ()
     before, after = entries()[older[-1]], entries()[name]
-    return (*_changed_values(before, after), *_changed_lists(before, after))
+    flags = (("server flags", was, now) for was, now in changed_flags(older[-1], name))
+    return (*_changed_values(before, after), *_changed_lists(before, after), *flags)
 
 
 def _changed_values(before: Entry, after: Entry) -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity.place import BASE, HOME, Place, file, packed, server
+from tests.repositories import put_model
 
 COMMAND = str(Path(sys.executable).with_name("tricompose"))
 SIZE = 24_000_000
@@ -27,10 +28,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     noise = random.Random(3)
     extra = [file(f"{HOME}/backends/{name}/weights", noise.randbytes(SIZE)) for name in names]
     made.upstream(BASE, packed(server(*names, extra=extra)), base=1)
-    model = made.path / "models" / "one"
-    (model / "1").mkdir(parents=True)
-    (model / "config.pbtxt").write_text('backend: "python"')
-    (model / "1" / "model.py").write_bytes(b"#" + noise.randbytes(SIZE // 4))
+    model = put_model(made.path / "models" / "one", "python")
+    (model / "1" / "weights").write_bytes(noise.randbytes(SIZE // 4))
     (made.path / "recipe.yaml").write_text(
         f"{made.origin}\nbackends: [onnxruntime, python]\nmodels: [{{path: ./models}}]\noutputs: ['oci:result:slim']\n"
     )

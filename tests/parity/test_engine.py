@@ -18,6 +18,7 @@ import zstandard
 from composer.errors import Corrupt, NotFound, TricomposeError, Unplannable
 from tests.parity.image import Raw, digest
 from tests.parity.place import BASE, HOME, Place, file, folder, link, packed, server
+from tests.repositories import put_model
 
 
 @pytest.fixture
@@ -113,10 +114,7 @@ def test_paths_through_links_and_folders_without_entries_need_the_base(place: Pl
 def test_models_files_and_settings_are_added(place: Place) -> None:
     place.upstream(BASE, packed(server("onnxruntime", "python", "tensorrt")), base=1)
     for name, kind in (("one", "python"), ("two", "onnxruntime")):
-        model = place.path / "models" / name / "1"
-        model.mkdir(parents=True)
-        (model / ("model.py" if kind == "python" else "model.onnx")).write_text(name)
-        (model.parent / "config.pbtxt").write_text(f'backend: "{kind}"')
+        put_model(place.path / "models" / name, kind)
     (place.path / "ca.pem").write_text("pem")
     outcome = place.build(
         "backends: auto\nmodels: [{path: ./models}]\n"

@@ -27,6 +27,7 @@ from composer.console import Console, results
 from composer.recipe import load_recipe
 from composer.runners.ports import free_ports
 from tests.parity.place import BASE, Place, packed, server
+from tests.repositories import put_model
 
 PROGRAM = [sys.executable, "-m", "composer"]
 
@@ -434,15 +435,9 @@ def test_somebody_elses_folder_is_no_cache(tool: Tool, place: Place, what: str) 
     assert sorted((place.path / what).rglob("*")) == before
 
 
-def model(folder: Path, name: str, backend: str) -> None:
-    (folder / name / "1").mkdir(parents=True)
-    (folder / name / "1" / "model.x").write_text(name)
-    (folder / name / "config.pbtxt").write_text(f'backend: "{backend}"')
-
-
 def test_init_writes_a_recipe_for_the_models(tool: Tool, place: Place) -> None:
-    model(place.path / "my models", "first", "python")
-    model(place.path / "my models", "second", "tensorrt")
+    put_model(place.path / "my models/first", "python")
+    put_model(place.path / "my models/second", "tensorrt")
     said = tool("init", "new", "--from-models", "my models")
     assert said.status == 0
     path = place.path / "new/recipe.yaml"

@@ -469,7 +469,7 @@ def assert_values(recipe: Recipe, values: Values, lines: list[Line]) -> None:
     settings, labels = (merged(final, keyword) for keyword in ("ENV", "LABEL"))
     assert {name: settings.get(name) for name in values.env} == values.env
     assert {name: labels.get(name) for name in values.labels} == values.labels
-    assert not recipe.server or only(final, "CMD").list() == list(server_command(recipe.server))
+    assert not recipe.server or only(final, "CMD").list() == list(server_command(recipe.server, release=recipe.triton))
     assert only(final, "HEALTHCHECK").rest.startswith("CMD [")
     health = json.loads(only(final, "HEALTHCHECK").rest.removeprefix("CMD "))
     assert str(recipe.server.get("http-port", 8000)) in health[-1]

@@ -24,7 +24,8 @@ from composer.cli import tricompose
 from composer.command import USAGE
 from composer.console.failures import BROKEN_PIPE, BUG, INTERRUPTED
 from composer.oci.image import Platform
-from composer.recipe import Network, Recipe, Validate, not_yet, parse_recipe, refuse_unbuilt
+from composer.recipe import Conversion, Network, Recipe, Validate, not_yet, parse_recipe, refuse_unbuilt
+from tests.flags import flag_table
 from tests.parity.place import BASE, Place, packed, server
 
 ROOT: Final = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def key_rows(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, str, st
         parts = list(parts_of(field.annotation))
         default = "" if field.is_required() or parts else shown(field.default)
         yield f"`{key}`", default, (field.description or "").replace("|", "\\|")
-        for many, part in parts:
+        for many, part in [] if key in ELSEWHERE else parts:
             yield from key_rows(f"{key}{many}.", part)
 
 
@@ -216,7 +217,9 @@ def unbuilt() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-PLACES: Final = {"models: source": "models[].source", "models: convert": "models[].convert"}
+ELSEWHERE: Final = ("models[].convert",)
+"""Keys with a table of their own, on another page."""
+PLACES: Final = {"models: source": "models[].source"}
 IN_DOCKER: Final = ("hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy")
 """What only Docker builds go by."""
 PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCKER))
@@ -226,7 +229,7 @@ PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCK
 def left_out() -> frozenset[str]:
     """What is not built, as keys; and what only goes with it, or has but one value."""
     built = (PLACES.get(what) or what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
-    return frozenset((*built, "models[].name", "models[].sha256", "models[].config", "validate.checks[].protocols"))
+    return frozenset((*built, "models[].sha256", "validate.checks[].protocols"))
 
 
 def hidden(key: str) -> bool:
@@ -236,9 +239,11 @@ def hidden(key: str) -> bool:
 
 GENERATED: Final = {
     "errors": error_table,
+    "flags": flag_table,
     "bench": bench_table,
     "keys": lambda: key_table("", Recipe),
     "checks": lambda: key_table("validate.", Validate),
+    "conversion": lambda: key_table("models[].convert.", Conversion),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import subprocess
 import sys
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from composer.errors import Problem, RecipeError
-from composer.models.repository import ModelRepository, needed_backends, survey
-from composer.models.textproto import parse
+from composer.errors import RecipeError
+from composer.models.lint import Case, Finding, lint, refusals
+from composer.models.repository import ModelRepository, needed_backends, read_repository
 
-ENSEMBLE = "an ensemble has no backend, and is one by its platform"
+# A model of a backend that nobody knows: nothing in its files can be wrong.
+OTHER = {"m/config.pbtxt": 'backend: "other"', "m/1/data": "x"}
 EXAMPLES = Path(__file__).parents[2] / "recipes" / "models"
 
 
@@ -30,15 +30,19 @@ def put(root: Path, **files: str | None) -> Path:
     return root
 
 
-def problems(path: Path) -> tuple[Problem, ...]:
-    with pytest.raises(RecipeError) as caught:
-        survey(path)
-    assert all(problem.hint for problem in caught.value.problems)
-    return caught.value.problems
+def survey(path: Path) -> ModelRepository:
+    """A repository, read as one that is baked in."""
+    return read_repository(path, baked=True)
 
 
-def only(path: Path) -> Problem:
+def problems(path: Path) -> tuple[Finding, ...]:
+    """What keeps it from being baked in."""
+    return refusals(lint([survey(path)], Case(baked=True)))
+
+
+def only(path: Path) -> Finding:
     (problem,) = problems(path)
+    assert problem.fix
     return problem
 
 
@@ -98,8 +102,8 @@ def test_a_custom_backend_is_named_by_the_model(tmp_path: Path) -> None:
 
 
 def test_only_the_first_folder_is_looked_into(tmp_path: Path) -> None:
-    put(tmp_path, **{"m/.cache/x": "", "m/1/model.onnx": "x"})
-    assert only(tmp_path).message == "nothing says which backend serves this model"
+    put(tmp_path, **{"m/.notes/x": "", "m/1/model.onnx": "x"})
+    assert only(tmp_path).rule.id == "LAY016"
 
 
 def test_versions_and_batch_size(tmp_path: Path) -> None:
@@ -174,80 +178,78 @@ def test_an_empty_repository(tmp_path: Path) -> None:
 
 
 def test_one_model_in_place_of_a_repository(tmp_path: Path) -> None:
-    put(tmp_path, **{"m/config.pbtxt": "", "m/1/model.py": ""})
-    problem = only(tmp_path / "m")
+    put(tmp_path, **OTHER)
+    problem, *_ = problems(tmp_path / "m")
     assert problem.message == "this is one model, not a repository of models"
-    assert problem.hint == str(tmp_path)
+    assert problem.fix == str(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("files", "hint"),
+    ("files", "rule", "fix"),
     [
-        ({"m/config.pbtxt": 'backend: "python"'}, "versions are folders"),
-        ({"m/config.pbtxt": 'backend: "python"', "m/model.py": ""}, "mkdir .*/m/1 && mv .*/m/model.py .*/m/1/"),
-        ({"m/config.pbtxt": 'backend: "python"', "m/01/model.py": ""}, "no leading zeros: mv .*/m/01 .*/m/1$"),
-        ({"m/config.pbtxt": 'backend: "python"', "m/latest/model.py": ""}, "versions are folders"),
-        ({".ipynb_checkpoints/x": ""}, "move .ipynb_checkpoints elsewhere"),
+        ({"m/config.pbtxt": 'backend: "python"'}, "LAY010", "mkdir .*/m/1"),
+        ({"m/config.pbtxt": 'backend: "python"', "m/model.py": ""}, "LAY017", "mkdir -p .*/m/1 && mv .*/m/model.py "),
+        ({"m/config.pbtxt": 'backend: "python"', "m/01/model.py": ""}, "LAY011", "mv .*/m/01 .*/m/1$"),
+        ({"m/config.pbtxt": 'backend: "python"', "m/latest/model.py": ""}, "LAY012", "mv .*/m/latest .*/m/1$"),
     ],
 )
-def test_no_versions(tmp_path: Path, files: dict[str, str], hint: str) -> None:
+def test_no_versions(tmp_path: Path, files: dict[str, str], rule: str, fix: str) -> None:
     problem = only(put(tmp_path, **files))
-    assert problem.message == "this model has no version, so the server would not load it"
-    assert re.search(hint, problem.hint or "")
+    assert problem.rule.id == rule
+    assert re.match(fix, problem.fix)
 
 
-@pytest.mark.parametrize("name", ["1abc", "1.0", "+2"])
+def test_folders_of_tools_do_not_go_into_an_image(tmp_path: Path) -> None:
+    put(tmp_path, **{".git/HEAD": "x", ".ipynb_checkpoints/x": "", "m/1/model.onnx": "x", "m/1/.m.swp": "", "m/a~": ""})
+    repository = survey(tmp_path)
+    assert [model.name for model in repository.models] == ["m"]
+    assert [entry.path for entry in repository.left_out] == [".git", ".ipynb_checkpoints"]
+    assert [file.path for file in repository.models[0].files] == ["m/1/model.onnx"]
+    assert {one.severity for one in lint([repository], Case(baked=True)) if one.rule.id == "LAY005"} == {"info"}
+
+
+@pytest.mark.parametrize("name", ["2abc", "2.0", "+2"])
 def test_names_that_the_server_takes_for_versions(tmp_path: Path, name: str) -> None:
-    put(tmp_path, **{"m/1/model.py": "", f"m/{name}/model.py": "", "m/config.pbtxt": 'backend: "python"'})
-    assert only(tmp_path).where == str(tmp_path / "m" / name)
+    put(tmp_path, **{"m/1/model.onnx": "x", f"m/{name}/model.onnx": "", "m/config.pbtxt": 'backend: "onnxruntime"'})
+    assert (only(tmp_path).path, only(tmp_path).rule.id) == (tmp_path / "m" / name, "LAY013")
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
     put(
         tmp_path,
-        **{".git/HEAD": "x", "a/config.pbtxt": 'backend: "python"', "b/1/x": ""},
-        **{"c/config.pbtxt": 'name: "d" backend: "python"', "c/1/model.py": "", "e/config.pbtxt": "name:", "e/1/y": ""},
+        **{"a/config.pbtxt": 'backend: "onnxruntime"', "b/1/x": ""},
+        **{"c/config.pbtxt": 'name: "d" backend: "onnxruntime"', "c/1/model.onnx": "x"},
+        **{"e/config.pbtxt": "name:", "e/1/y": ""},
     )
-    assert [
-        (Path(problem.where).relative_to(tmp_path).as_posix(), problem.message) for problem in problems(tmp_path)
-    ] == [
-        (".git", "this model has no version, so the server would not load it"),
-        ("a", "this model has no version, so the server would not load it"),
-        ("b", "nothing says which backend serves this model"),
-        ("c/config.pbtxt", 'the folder is called "c" and the model "d"'),
-        ("e/config.pbtxt:1:6", "Expected a value, got: "),
-    ]
+    found = [(one.path.relative_to(tmp_path).as_posix(), one.rule.id) for one in problems(tmp_path)]
+    assert found == [("a", "LAY010"), ("b", "CFG018"), ("c/config.pbtxt", "CFG017"), ("e/config.pbtxt", "CFG004")]
 
 
 @pytest.mark.parametrize(
-    ("config", "message", "hint"),
+    ("config", "rule", "fix"),
     [
-        ('platform: "onnx"', 'there is no platform "onnx"', "one of onnxruntime_onnx, "),
-        ('platform: "python"', 'there is no platform "python"', 'backend: "python"'),
-        ('backend: "onnxruntime_onnx"', '"onnxruntime_onnx" is a platform, not a backend', 'backend: "onnxruntime"'),
+        ('platform: "onnx"', "CFG019", 'backend: "onnxruntime", in place of platform'),
+        ('platform: "python"', "CFG019", 'backend: "python", in place of platform'),
+        ('backend: "onnxruntime_onnx"', "CFG020", 'backend: "onnxruntime"'),
         (
-            'backend: "tensorrt" platform: "onnxruntime_onnx"',
-            'platform "onnxruntime_onnx" is served by onnxruntime, and the backend is "tensorrt"',
+            'backend: "tensorrt" platform: "onnxruntime_onnx" default_model_filename: "model.bin"',
+            "CFG021",
             'backend: "onnxruntime", and no platform',
         ),
-        (
-            'backend: "python" platform: "ensemble"',
-            ENSEMBLE,
-            'platform: "ensemble", and no backend',
-        ),
-        ("ensemble_scheduling { step { model_name: 'x' } }", ENSEMBLE, 'platform: "ensemble", and no backend'),
-        ('backend: "python" backend: "python"', 'the field "backend" is given more than once', "keep one of them"),
+        ('backend: "x" backend: "x"', "CFG008", "keep one of them"),
     ],
 )
-def test_bad_configs(tmp_path: Path, config: str, message: str, hint: str) -> None:
-    problem = only(put(tmp_path, **{"m/1/model.bin": "", "m/config.pbtxt": config}))
-    assert problem.message == message
-    assert (problem.hint or "").startswith(hint)
+def test_bad_configs(tmp_path: Path, config: str, rule: str, fix: str) -> None:
+    problem = only(put(tmp_path, **{"m/1/model.bin": "x", "m/config.pbtxt": config}))
+    assert (problem.rule.id, problem.fix) == (rule, fix)
 
 
 def test_two_backends_and_no_word_on_which(tmp_path: Path) -> None:
-    put(tmp_path, **{"m/1/model.py": "", "m/1/model.onnx": ""})
-    assert only(tmp_path).message.startswith("there are model files of onnxruntime and python")
+    put(tmp_path, **{"m/1/model.py": "", "m/1/model.onnx": "x"})
+    found = lint([survey(tmp_path)], Case())
+    assert [one.message for one in found if one.rule.id == "CFG028"] == [
+        "there are model files of onnxruntime and python: the server takes onnxruntime"
+    ]
     put(tmp_path, **{"m/config.pbtxt": 'backend: "python"'})
     assert survey(tmp_path).models[0].backend == "python"
 
@@ -268,14 +270,14 @@ def test_links_within_the_repository_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_repository_that_is_itself_a_link(tmp_path: Path) -> None:
-    put(tmp_path / "real", **{"m/1/model.py": ""})
+    put(tmp_path / "real", **OTHER)
     (tmp_path / "link").symlink_to("real")
     assert survey(tmp_path / "link").models[0].folder == tmp_path / "link/m"
 
 
 @pytest.mark.parametrize("place", ["link", "m/link", "m/1/link"])
 def test_links_to_nothing_and_to_the_outside(tmp_path: Path, place: str) -> None:
-    root = put(tmp_path / "models", **{"m/1/model.py": ""})
+    root = put(tmp_path / "models", **OTHER)
     outside = put(tmp_path, secret="x") / "secret"
     (root / place).symlink_to("gone")
     assert only(root).message == "this link leads to nothing: gone"
@@ -285,7 +287,7 @@ def test_links_to_nothing_and_to_the_outside(tmp_path: Path, place: str) -> None
 
 
 def test_a_link_that_leads_back(tmp_path: Path) -> None:
-    put(tmp_path, **{"m/1/model.py": ""})
+    put(tmp_path, **OTHER)
     (tmp_path / "m/1/again").symlink_to("..")
     assert only(tmp_path).message == "this link leads back to a folder that it is in"
     (tmp_path / "m/1/again").unlink()
@@ -294,108 +296,27 @@ def test_a_link_that_leads_back(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
-    put(tmp_path, **{"m/1/model.py": ""})
+    put(tmp_path, **OTHER)
     os.mkfifo(tmp_path / "m/1/pipe")
     assert only(tmp_path).message == "this is neither a file nor a folder"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become someone else")
-@pytest.mark.parametrize(("place", "mode"), [("m/1/model.py", 0o600), ("m/1", 0o700), ("m", 0o744), (".", 0o700)])
+@pytest.mark.parametrize(("place", "mode"), [("m/1/data", 0o600), ("m/1", 0o700), ("m", 0o744), (".", 0o700)])
 def test_what_may_not_be_read(place: str, mode: int) -> None:
     """Root reads everything, so another user looks."""
     code = """if True:
         import os, sys; from pathlib import Path
-        from composer.errors import RecipeError
-        from composer.models.repository import survey
+        from composer.models.lint import Case, lint, refusals
+        from composer.models.repository import read_repository
+        lint([read_repository(Path("composer"), baked=True)], Case())  # all modules, while they can be read
         os.setuid(65534)
-        try:
-            survey(Path(sys.argv[1]))
-        except RecipeError as error:
-            print(*(f"{Path(p.where).relative_to(sys.argv[1])}: {p.message}" for p in error.problems), sep="\\n")
+        found = refusals(lint([read_repository(Path(sys.argv[1]), baked=True)], Case(baked=True)))
+        print(*sorted({f"{p.path.relative_to(sys.argv[1])}: {p.message}" for p in found}), sep="\\n")
     """
     with tempfile.TemporaryDirectory() as top:  # pytest's own are closed to other users
         os.chmod(top, 0o755)
-        root = put(Path(top, "models"), **{"m/1/model.py": ""})
+        root = put(Path(top, "models"), **OTHER)
         (root / place).chmod(mode)
         done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=60)
     assert (done.stderr, done.stdout) == ("", f"{place}: it cannot be read: Permission denied\n")
-
-
-# -- the text format ------------------------------------------------------------------------------
-
-
-def test_the_text_format() -> None:
-    text = """
-        # a comment, { with brackets
-        name: "a\\n\\x41\\101\\"'" 'b' max_batch_size: -1, float: 1.5e3f; hex: 0x1F octal: 017
-        input [ { name: "X" dims: [ 4, -1 ] }, { name: "Y" } ]
-        scheduling < step { model_name: "q" } step: { key: 'a#b' } >
-        empty: [] kind: KIND_CPU low: -inf yes: true dims: 1 dims: 2"""
-    assert parse(text, where="c") == {
-        "name": ("a\nAA\"'b",),
-        "max_batch_size": (-1,),
-        "float": (1500.0,),
-        "hex": (31,),
-        "octal": (15,),
-        "input": ({"name": ("X",), "dims": (4, -1)}, {"name": ("Y",)}),
-        "scheduling": ({"step": ({"model_name": ("q",)}, {"key": ("a#b",)})},),
-        "empty": (),
-        "kind": ("KIND_CPU",),
-        "low": ("-inf",),
-        "yes": ("true",),
-        "dims": (1, 2),
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "where", "message"),
-    [
-        ('{"a": 1}', "1:1", "Expected identifier, got: {"),
-        ('a: 1\n  b: "x', "2:6", "Unexpected end of string."),
-        ("a {\n", "2:1", "Expected identifier, got: "),
-        ("a: 1 }", "1:6", "Expected identifier, got: }"),
-        ("a: }", "1:4", "Expected a value, got: }"),
-        ("a: [1,]", "1:7", "Expected a value, got: ]"),
-        ("a: [1 2]", "1:7", 'Expected ",", found "2".'),
-        ("// x", "1:1", "Expected identifier, got: /"),
-        ("a: ${b}", "1:4", "Expected identifier, got: $"),
-        ('a "x"', "1:3", 'Expected ":", found ""x"".'),
-        ("\ufeffa: 1", "1:1", "Interpreting non ascii codepoint 239."),
-        ("a: “x”", "1:4", "Interpreting non ascii codepoint 226."),
-        ("a: -x", "1:5", "Expected a value, got: x"),
-        ("[a.b]: 1", "1:1", "Expected identifier, got: ["),
-    ],
-)
-def test_bad_text(text: str, where: str, message: str) -> None:
-    with pytest.raises(RecipeError) as caught:
-        parse(text, where="config.pbtxt")
-    (problem,) = caught.value.problems
-    assert (problem.where, problem.message) == (f"config.pbtxt:{where}", message)
-
-
-def test_whatever_is_written_is_read_or_refused() -> None:
-    drawn = random.Random(0)
-    seeds = (EXAMPLES / "add_sub/config.pbtxt").read_text() + 'a < b: "\\x41\\u00e9" c: [1, -2.5e3f, inf] > # d\n'
-    places: list[str] = []
-    for _ in range(2000):
-        text = seeds
-        for _ in range(drawn.randint(1, 4)):
-            at = drawn.randrange(len(text))
-            text = (
-                text[:at]
-                + drawn.choice([*"{}<>[]:,;-'\"\\#\n\a$é", "0x", "1e9", ""])
-                + text[at + drawn.randint(0, 3) :]
-            )
-        try:
-            parse(text, where="c")
-        except RecipeError as error:
-            places += (problem.where for problem in error.problems)
-    assert len(places) > 1000
-    assert all(re.match(r"c:\d+:\d+$", place) for place in places)
-
-
-def test_bad_bytes_and_deep_nesting_are_refused() -> None:
-    with pytest.raises(RecipeError, match="non ascii codepoint 255"):
-        parse(b"\xff".decode("utf-8", "surrogateescape"), where="c")
-    with pytest.raises(RecipeError, match="too deep"):
-        parse("a {" * 5000, where="c")

@@ -1,0 +1,273 @@
+"""The commands of `tricompose models`: check model repositories, list them, write what they lack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from composer.command import Desk, Usage, command
+
+if TYPE_CHECKING:
+    from composer.models.lint import Case, Finding
+    from composer.models.repository import ModelRepository
+
+
+@click.group("models")
+def models() -> None:
+    """Check model repositories as the server would, list them, write config.pbtxt.
+
+    \b
+    Examples:
+      tricompose models lint ./model_repository
+      tricompose models ls ./model_repository
+    """
+
+
+_REPOSITORIES: Final = click.argument(
+    "paths", metavar="DIR|RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+_RELEASE: Final = click.option(
+    "--release", metavar="RELEASE", help="The Triton release that it is for.  [default: the recipe's, or the latest]"
+)
+
+
+@command("lint", models, reach="none")
+@click.argument("paths", metavar="DIR|RECIPE...", nargs=-1, type=click.Path(path_type=Path))
+@_RELEASE
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "sarif", "junit", "github"]),
+    default="text",
+    show_default=True,
+    help="How findings are written to stdout.",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info"]),
+    default="error",
+    show_default=True,
+    help="The least finding that makes the exit status 1.",
+)
+@click.option("--fix", is_flag=True, help="Mend what can be mended safely, then check again.")
+@click.option(
+    "--ignore", "ignored", multiple=True, metavar="ID=REASON", help="Pass over a rule, and say why. Repeatable."
+)
+@click.option("--explain", metavar="ID", help="Say what a rule is about, and look at nothing.")
+@click.pass_obj
+def _lint(
+    desk: Desk,
+    /,
+    paths: Sequence[Path],
+    release: str | None,
+    form: str,
+    fail_on: str,
+    fix: bool,
+    ignored: Sequence[str],
+    explain: str | None,
+) -> None:
+    """Check model repositories as the server would, before it does.
+
+    Nothing is started and no model is run: files are read, and judged by rules that were compared with real servers.
+    A recipe says what the models are to run with: the release, backends, server flags, shared memory, GPUs.
+    In config.pbtxt, `# tricompose: ignore[ID] reason` passes over what the line, or the line below, would give.
+
+    \b
+    Examples:
+      tricompose models lint ./model_repository
+      tricompose models lint ./model_repository --release 24.09 --fix
+      tricompose models lint recipe.yaml --fail-on warning
+      tricompose models lint ./model_repository --format sarif > models.sarif
+      tricompose models lint --explain ENS020
+    """
+    if explain:
+        _explain(desk, explain)
+        return
+    if not paths:
+        raise Usage("there is nothing to check", hint="tricompose models lint ./model_repository")
+    reasons = _reasons(ignored)
+    found, repositories, case = _checked(paths, release, reasons)
+    if fix:
+        found = _mended(desk, found, paths, release, reasons)
+    _report(desk, found, repositories, case, form)
+    _end(found, fail_on, paths)
+
+
+def _explain(desk: Desk, name: str) -> None:
+    from composer.console import findings
+    from composer.errors import NotFound
+    from composer.models.lint import RULES
+
+    rule = RULES.get(name.upper())
+    if rule is None:
+        import difflib
+
+        near = difflib.get_close_matches(name.upper(), RULES, 3, 0.5)
+        raise NotFound(f"there is no rule {name}", hint=f"near to it: {', '.join(near) or ', '.join(list(RULES)[:5])}")
+    desk.console.result("rule", findings.rule_json(rule), *findings.rule_text(rule))
+
+
+def _reasons(ignored: Sequence[str]) -> Mapping[str, str]:
+    from composer.models.lint import RULES
+
+    found = {}
+    for text in ignored:
+        name, _, reason = text.partition("=")
+        if name not in RULES or not reason.strip():
+            raise Usage(f"--ignore {text}: a rule and a reason are wanted", hint='--ignore "ONX003=it was tested"')
+        found[name] = reason.strip()
+    return found
+
+
+def _checked(
+    paths: Sequence[Path], release: str | None, reasons: Mapping[str, str]
+) -> tuple[tuple[Finding, ...], tuple[ModelRepository, ...], Case]:
+    from composer.models.lint import lint
+
+    repositories, case, more = _given(paths, release)
+    return lint(repositories, case, ignored={**more, **reasons}), repositories, case
+
+
+def _given(paths: Sequence[Path], release: str | None) -> tuple[tuple[ModelRepository, ...], Case, Mapping[str, str]]:
+    """The repositories that are named, or that a recipe names; what they are to run with; what is passed over."""
+    from dataclasses import replace
+
+    from composer.models.lint.case import case_for, case_of, ignored_by
+    from composer.models.repository import read_repository
+    from composer.recipe import load_recipe
+
+    recipes = [path for path in paths if path.suffix in (".yaml", ".yml")]
+    if recipes and len(paths) > 1:
+        raise Usage("a recipe is checked alone: it names its repositories", hint=f"tricompose models lint {recipes[0]}")
+    known = case_for(_known(release)) if release or not recipes else None
+    if not recipes:
+        assert known
+        return tuple(read_repository(path) for path in paths), known, {}
+    recipe = load_recipe(recipes[0], environ=os.environ)
+    case = case_of(recipe)
+    case = replace(case, release=known.release) if known else case
+    found = [read_repository(recipe.base / one.path, baked=True) for one in recipe.models if one.path is not None]
+    return tuple(found), case, ignored_by(recipe)
+
+
+def _known(release: str | None) -> str | None:
+    from composer import releases
+
+    return releases.release(release).name if release else None
+
+
+def _mended(
+    desk: Desk, found: tuple[Finding, ...], paths: Sequence[Path], release: str | None, reasons: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    """Mend, and check again, until there is nothing more to mend. What is left over."""
+    from composer.events import Logged
+    from composer.models.lint.fixes import fix
+
+    for _ in range(_ROUNDS):
+        mended = fix(found)
+        for one in mended:
+            desk.console.emit(Logged(text=f"mended {one.path}: {one.message}", source="fix"))
+        if not mended:
+            break
+        found, _, _ = _checked(paths, release, reasons)
+    return found
+
+
+_ROUNDS: Final = 10
+"""A file that is wrong in more ways than this is looked at by someone first."""
+
+
+def _report(
+    desk: Desk, found: Sequence[Finding], repositories: Sequence[ModelRepository], case: Case, form: str
+) -> None:
+    from importlib.metadata import version
+
+    from composer.console import findings
+
+    names = [model.name for one in repositories for model in one.models]
+    document = [findings.finding_json(one) for one in found]
+    written = {
+        "sarif": lambda: findings.sarif(found, version=version("tricompose")),
+        "junit": lambda: findings.junit(found, names),
+        "github": lambda: findings.github(found),
+    }
+    desk.console.result("release", case.release.name if case.release else None)
+    desk.console.result("models", names)
+    if form in written:
+        desk.console.text(written[form]())
+        desk.console.result("findings", document)
+    elif form == "json":
+        import json
+
+        desk.console.text(json.dumps({"schema": 1, "models": names, "findings": document}, indent=2) + "\n")
+        desk.console.result("findings", document)
+    else:
+        told = f"{len(names)} models, Triton {case.release.name if case.release else 'of any release'}"
+        summary = f"{told}: {findings.count_of(found)}"
+        desk.console.result("findings", document, *findings.findings_text(found), summary)
+
+
+def _end(found: Sequence[Finding], fail_on: str, paths: Sequence[Path]) -> None:
+    from composer.errors import ModelsRefused
+
+    counted = {"error": ("error",), "warning": ("error", "warning"), "info": ("error", "warning", "info")}[fail_on]
+    bad = [one for one in found if one.severity in counted and not one.suppressed]
+    if not bad:
+        return
+    fixable = sum(one.edit is not None for one in bad)
+    named = " ".join(str(path) for path in paths)
+    hint = f"tricompose models lint {named} --fix   (mends {fixable} of them)" if fixable else None
+    number = len(bad)
+    raise ModelsRefused(
+        f"{number} finding{'s' if number > 1 else ''}: the server would not serve these models as they are"
+        if any(one.severity == "error" for one in bad)
+        else f"{number} finding{'s' if number > 1 else ''} of the kind that --fail-on names",
+        hint=hint or f"tricompose models lint --explain {bad[0].rule.id}",
+    )
+
+
+@command("ls", models, reach="none")
+@_REPOSITORIES
+@click.pass_obj
+def _ls(desk: Desk, /, paths: Sequence[Path]) -> None:
+    """List the models of repositories: what serves them, which versions, how large they are.
+
+    \b
+    Examples:
+      tricompose models ls ./model_repository
+      tricompose models ls recipe.yaml --json | jq -r '.models[].backend'
+    """
+    from composer.console import findings
+
+    repositories, _, _ = _given(paths, None)
+    all_models = [model for one in repositories for model in one.models]
+    desk.console.result("models", [findings.model_json(one) for one in all_models], findings.models_text(all_models))
+
+
+@command("convert", models)
+@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--only", "names", metavar="NAME", multiple=True, help="Convert this model, and others that are named.")
+@click.pass_obj
+def _convert(desk: Desk, /, recipe: Path, names: Sequence[str]) -> None:
+    """Make the TensorRT plans of a recipe, on a machine with the GPU that they are served on.
+
+    Runs trtexec in NVIDIA's tensorrt container of the same release, by Docker. What was made before is not made again.
+    A plan goes where the recipe's `plan:` says, with a record of what it was made of beside it: both can be carried to
+    machines without such a GPU, where builds take them from there.
+
+    \b
+    Examples:
+      tricompose models convert recipe.yaml
+      tricompose models convert recipe.yaml --only resnet50_fp16
+    """
+    from composer import pipeline
+    from composer.console import plans
+    from composer.recipe import load_recipe
+
+    loaded = load_recipe(recipe, environ=os.environ)
+    made = pipeline.convert(loaded, desk.place(loaded), only=names)
+    desk.console.result("plans", [plans.plan_json(one) for one in made], *plans.plans_text(made))

@@ -1,0 +1,111 @@
+"""The nodes of a program's tree in their order, each with what is around it.
+
+By hand and not by recursion: a chain of 3,000 `elif` is a tree that deep.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from composer.models.python_code.nodes import FUNCTIONS, TRIES, catches_imports, constant_test, leaving, suppresses
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """What is around a node. `scope` is the outermost function, `Class.method`, or ""; `owner` the class around it.
+
+    `maybe` if it does not always run when its scope does; `optional` if a failed import is caught.
+    """
+
+    scope: str = ""
+    owner: str = ""
+    maybe: bool = False
+    optional: bool = False
+
+
+Located = tuple[ast.AST, Where]
+
+
+class Walk:
+    """One walk over a program. `nodes` are all that can run, `functions` those in no other, by `Class.name`."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.functions: dict[str, Function] = {}
+        self._leaving = leaving(tree)
+        self.nodes: tuple[Located, ...] = tuple(self._walk(tree))
+
+    def _walk(self, tree: ast.Module) -> Iterator[Located]:
+        stack = list(self._block(tree.body, Where()))[::-1]
+        while stack:
+            node, where = stack.pop()
+            yield node, where
+            stack.extend(list(self._inner(node, where))[::-1])
+
+    def _inner(self, node: ast.AST, where: Where) -> Iterator[Located]:
+        maybe = replace(where, maybe=True)
+        if isinstance(node, (*FUNCTIONS, ast.Lambda)):
+            yield from self._function(node, where)
+        elif isinstance(node, ast.ClassDef):
+            yield from _all([*node.decorator_list, *node.bases, *node.keywords], where)
+            yield from self._block(node.body, where if where.scope or where.owner else replace(where, owner=node.name))
+        elif isinstance(node, ast.If):
+            yield from self._if(node, where)
+        elif isinstance(node, TRIES):
+            yield from self._try(node, where)
+        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
+            yield from _all([node.test] if isinstance(node, ast.While) else [node.target, node.iter], where)
+            yield from self._block([*node.body, *node.orelse], maybe)
+        elif isinstance(node, ast.With | ast.AsyncWith):
+            optional = where.optional or any(suppresses(item.context_expr) for item in node.items)
+            yield from _all(node.items, where)
+            yield from self._block(node.body, replace(where, optional=optional))
+        elif isinstance(node, ast.match_case):
+            yield from _all([node.guard] if node.guard else [], maybe)
+            yield from self._block(node.body, maybe)
+        else:
+            yield from _all(ast.iter_child_nodes(node), maybe if isinstance(node, ast.IfExp | ast.BoolOp) else where)
+
+    def _block(self, body: Sequence[ast.stmt], where: Where) -> Iterator[Located]:
+        """Statements in their order: those behind one that may leave do not always run."""
+        for statement in body:
+            yield statement, where
+            if statement in self._leaving and not where.maybe:
+                where = replace(where, maybe=True)
+
+    def _function(self, node: Function | ast.Lambda, where: Where) -> Iterator[Located]:
+        yield from _all([*node.args.defaults, *(one for one in node.args.kw_defaults if one)], where)
+        if isinstance(node, ast.Lambda):
+            yield node.body, replace(where, maybe=True)
+            return
+        yield from _all(node.decorator_list, where)
+        if where.scope:
+            # A function in a function: its names are taken for the outer one's, and nobody knows when it runs.
+            yield from self._block(node.body, replace(where, maybe=True))
+            return
+        name = f"{where.owner}.{node.name}" if where.owner else node.name
+        self.functions.setdefault(name, node)
+        yield from self._block(node.body, Where(scope=name, owner=where.owner))
+
+    def _if(self, node: ast.If, where: Where) -> Iterator[Located]:
+        yield node.test, where
+        sure = constant_test(node.test)
+        if sure is not False:
+            yield from self._block(node.body, where if sure else replace(where, maybe=True))
+        if sure is not True:
+            yield from self._block(node.orelse, where if sure is False else replace(where, maybe=True))
+
+    def _try(self, node: ast.Try | ast.TryStar, where: Where) -> Iterator[Located]:
+        caught = any(catches_imports(handler) for handler in node.handlers)
+        yield from self._block(node.body, replace(where, optional=where.optional or caught))
+        for handler in node.handlers:
+            yield from _all([handler.type] if handler.type else [], where)
+            yield from self._block(handler.body, replace(where, maybe=True))
+        yield from self._block([*node.orelse, *node.finalbody], where)
+
+
+def _all(nodes: Iterator[ast.AST] | Sequence[ast.AST], where: Where) -> Iterator[Located]:
+    yield from ((node, where) for node in nodes)

@@ -1,0 +1,159 @@
+"""Where lint and the server's recorded verdicts differ. Needs no server: a second or so for each hundred entries."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.models.lint import Case, lint, refusals
+from composer.models.repository import read_repository
+from composer.releases import RELEASES
+from composer.server import FlagValue
+
+from .corpus import Entry
+from .judging import clear
+from .records import Record
+
+BACKENDS = frozenset({"onnxruntime", "python"})
+CACHES = frozenset({"local"})
+PACKAGES = frozenset({"numpy", "onnxruntime"})
+"""What the server that judges has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What the server and lint say of one entry. `errors` are rules that found one, `others` those that found less."""
+
+    entry: Entry
+    record: Record
+    errors: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def agreed(self) -> bool:
+        """Whether lint finds an error exactly where the server does not serve."""
+        return bool(self.errors) != self.record.good
+
+    @property
+    def named(self) -> bool:
+        """Whether the rule spoke that the corpus says should; so too where it says none."""
+        return self.entry.rule is None or self.entry.rule in self.errors + self.others
+
+
+def opinions(entries: Iterable[Entry], records: Mapping[str, Record], release: str) -> Iterator[Opinion]:
+    """Lint every entry that has a verdict which is still of it."""
+    for entry in entries:
+        record = records.get(entry.name)
+        if record is not None and record.digest == entry.digest:
+            yield _opinion(entry, record, release)
+
+
+def _opinion(entry: Entry, record: Record, release: str) -> Opinion:
+    folder = Path(tempfile.mkdtemp(prefix="repository-"))
+    folder.chmod(0o755)
+    try:
+        paths = entry.write(folder / "models")
+        findings = lint([read_repository(path) for path in paths], case_of(entry, release))
+    finally:
+        clear(folder)
+    errors = {one.rule.id for one in refusals(findings)}
+    others = {one.rule.id for one in findings} - errors
+    return Opinion(entry=entry, record=record, errors=tuple(sorted(errors)), others=tuple(sorted(others)))
+
+
+def case_of(entry: Entry, release: str) -> Case:
+    """What an entry's server has and is told."""
+    return Case(
+        release=RELEASES[release],
+        backends=BACKENDS,
+        repoagents=frozenset(),
+        caches=CACHES,
+        files=frozenset(),
+        server=flags_of(entry.flags),
+        gpus=0,
+        packages=PACKAGES,
+        all_packages=True,
+        as_root=entry.user is None,
+    )
+
+
+def flags_of(argv: Sequence[str]) -> dict[str, FlagValue]:
+    """Flags of a command line as a recipe says them."""
+    found: dict[str, list[str]] = {}
+    for argument in argv:
+        name, _, value = argument.removeprefix("--").partition("=")
+        found.setdefault(name, []).append(value)
+    return {name: _value(name, values) for name, values in found.items()}
+
+
+def _value(name: str, values: Sequence[str]) -> FlagValue:
+    if name == "cache-config":
+        return {cache: dict(_pair(part) for part in rest.split(",") if part) for cache, _, rest in _parted(values, ",")}
+    scalars = [_scalar(value) for value in values]
+    return scalars[0] if len(scalars) == 1 else tuple(scalars)
+
+
+def _parted(values: Iterable[str], at: str) -> Iterator[tuple[str, str, str]]:
+    return (value.partition(at) for value in values)
+
+
+def _pair(text: str) -> tuple[str, bool | int | str]:
+    name, _, value = text.partition("=")
+    return name, _scalar(value)
+
+
+def _scalar(text: str) -> bool | int | str:
+    if text in {"", "true", "false"}:
+        return text != "false"
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def table(found: Sequence[Opinion]) -> list[str]:
+    """Lines of a table in Markdown: a row for each family, and then every disagreement."""
+    lines = [
+        "| family | entries | not served | agree | lint is silent | lint errs | another rule |",
+        "|--|--|--|--|--|--|--|",
+    ]
+    families = sorted({_family(opinion) for opinion in found})
+    rows = [(family, [one for one in found if _family(one) == family]) for family in families]
+    lines += [_row(family, members) for family, members in [*rows, ("**all**", list(found))]]
+    apart = [one for one in found if not one.agreed]
+    if apart:
+        lines += ["", f"{len(apart)} disagreements:", "", *(_difference(one) for one in apart)]
+    return lines
+
+
+def unnamed(found: Iterable[Opinion]) -> list[str]:
+    """A line for each entry of which another rule spoke than the corpus says."""
+    return [
+        f"- `{one.entry.name}`: {one.entry.rule} expected, {', '.join(one.errors + one.others) or 'none'} spoke"
+        for one in found
+        if not one.named
+    ]
+
+
+def _family(one: Opinion) -> str:
+    return one.entry.name.partition("/")[0]
+
+
+def _row(name: str, members: Sequence[Opinion]) -> str:
+    counts = (
+        len(members),
+        sum(not one.record.good for one in members),
+        sum(one.agreed for one in members),
+        sum(not one.record.good and not one.errors for one in members),
+        sum(one.record.good and bool(one.errors) for one in members),
+        sum(not one.named for one in members),
+    )
+    return f"| {name} | " + " | ".join(str(count) for count in counts) + " |"
+
+
+def _difference(one: Opinion) -> str:
+    words = next((words for words in one.record.words if not words.startswith("error: ")), "")
+    said = f"lint: {', '.join(one.errors) or 'no error'}"
+    if one.others:
+        said += f" ({', '.join(one.others)})"
+    about = one.entry.note or one.entry.rule or "good"
+    return f"- `{one.entry.name}` ({about}): {one.record.outcome}, {said}. {words[:160]}"
