@@ -136,7 +136,7 @@ def _given(paths: Sequence[Path], release: str | None) -> tuple[tuple[ModelRepos
     """The repositories that are named, or that a recipe names; what they are to run with; what is passed over."""
     from dataclasses import replace
 
-    from composer.models.lint.case import case_for, case_of, ignored_by
+    from composer.models.lint.case import case_for, case_of, ignored_by, repositories_of
     from composer.models.repository import read_repository
     from composer.recipe import load_recipe
 
@@ -150,8 +150,7 @@ def _given(paths: Sequence[Path], release: str | None) -> tuple[tuple[ModelRepos
     recipe = load_recipe(recipes[0], environ=os.environ)
     case = case_of(recipe)
     case = replace(case, release=known.release) if known else case
-    found = [read_repository(recipe.base / one.path, baked=True) for one in recipe.models if one.path is not None]
-    return tuple(found), case, ignored_by(recipe)
+    return repositories_of(recipe), case, ignored_by(recipe)
 
 
 def _known(release: str | None) -> str | None:

@@ -30,7 +30,8 @@ class Transferred:
     """`done` of `total` bytes of the blob `digest` have moved. `action` says how the blob got where it is:
 
     `copied`, `mounted` and `skipped` when it went to a target (`mounted` and `skipped` move no bytes and come
-    once, with done == total), `read` when it was read to be rewritten, `written` when we made it (total 0: unknown).
+    once, with done == total), `read` when it was read to be rewritten, `fetched` when it is a file of a model,
+    `written` when we made it (total 0: unknown). A file whose digest is not known yet goes by its address.
     """
 
     digest: str

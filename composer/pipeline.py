@@ -29,9 +29,11 @@ from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
 from composer.lock import CPU, Upstream, read_image, resolve
+from composer.models.bringing import bring
 from composer.models.lint import Finding, lint, refusals
-from composer.models.lint.case import case_of, ignored_by
-from composer.models.repository import ModelRepository, is_left_out, read_repository
+from composer.models.lint.case import case_of, ignored_by, repositories_of
+from composer.models.repository import ModelRepository, is_left_out
+from composer.models.sources.way import Way, proxies_of
 from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
 from composer.oci.credentials import Credentials
@@ -136,10 +138,10 @@ class Workplace:
         )
 
 
-def _session(ca_bundle: Path | None) -> requests.Session:
+def _session(ca_bundle: Path | None, proxies: Mapping[str, str] | None = None) -> requests.Session:
     from composer import network
 
-    return network.session(ca_bundle=ca_bundle)
+    return network.session(ca_bundle=ca_bundle, proxies=proxies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,8 @@ def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
     with_docker.rehearse(recipe)
     with ExitStack() as stack:
         shop = _workshop(recipe, (), place, stack)
-        repositories = _survey(recipe, place.emit, _converted(recipe, place, shop, stack, make=False))
+        models = (*_fetched(recipe, place), *_converted(recipe, place, shop, stack, make=False))
+        repositories = _survey(recipe, place.emit, models)
         label = UNPROVED if recipe.validation is None else PROVED
         return tuple(
             _plan(recipe, each, repositories, place, shop, scan=scan, label=label) for each in recipe.platforms
@@ -286,7 +289,8 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         shop = _workshop(recipe, outputs, place, stack)
         for output in outputs:
             _prepare(output, place)
-        repositories = _survey(recipe, place.emit, _converted(recipe, place, shop, stack, make=True))
+        models = (*_fetched(recipe, place), *_converted(recipe, place, shop, stack, make=True))
+        repositories = _survey(recipe, place.emit, models)
         kitchen = _kitchen(recipe, shop, place, stack) if needs_docker(recipe) else None
         plans: list[Plan | DockerPlan] = []
         built: list[Built] = []
@@ -382,12 +386,12 @@ def _known_wheels(
 def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, look_up: bool) -> Sequence[str]:
     """Write what Docker builds a recipe from into `folder`, one within it for each of several platforms.
 
-    Nothing is asked of any network or engine, unless `look_up` says that names are to be pinned by digest, and what
-    the images say of themselves is to be taken over. Returns the Dockerfiles.
+    Nothing is asked of any network or engine, but for models that have a source, and unless `look_up` says that names
+    are to be pinned by digest, and what the images say of themselves is to be taken over. Returns the Dockerfiles.
     """
     _check(recipe, place.emit)
     converted = with_docker.converted(recipe, {}, place.cache, None)
-    repositories = _survey(recipe, place.emit, [converted] if converted else [])
+    repositories = _survey(recipe, place.emit, (*_fetched(recipe, place), *([converted] if converted else [])))
     texts = []
     with ExitStack() as stack:
         cache = LayoutStore.ensure(place.cache) if recipe.packages.pip else None
@@ -427,7 +431,7 @@ def _check(recipe: Recipe, emit: Emit) -> None:
 
 def _survey(recipe: Recipe, emit: Emit, converted: Sequence[ModelRepository] = ()) -> tuple[ModelRepository, ...]:
     """The models of a recipe. Raises `RecipeError` for what the server would refuse, before a layer moves."""
-    repositories = (*_read_models(recipe), *converted)
+    repositories = (*repositories_of(recipe), *converted)
     # Which backends there are is for the plan to say, which sees the image.
     case = replace(case_of(recipe), backends=None)
     found = lint(repositories, case, ignored=ignored_by(recipe))
@@ -441,10 +445,23 @@ def _survey(recipe: Recipe, emit: Emit, converted: Sequence[ModelRepository] = (
     return repositories
 
 
-def _read_models(recipe: Recipe) -> tuple[ModelRepository, ...]:
-    return tuple(
-        read_repository(recipe.base / model.path, baked=True) for model in recipe.models if model.path is not None
+def _fetched(recipe: Recipe, place: Workplace) -> Sequence[ModelRepository]:
+    """The repositories of the models that a recipe names by their source."""
+    if not any(model.source for model in recipe.models):
+        return ()
+    proxies = proxies_of(recipe)
+    session = lru_cache(lambda: _session(place.ca_bundle, proxies))
+    way = Way(
+        access=replace(place.access, session=session, emit=place.emit),
+        base=recipe.base,
+        environ=place.environ,
+        mirrors=recipe.network.mirrors,
+        proxies=proxies,
+        ca_bundle=place.ca_bundle,
+        platform=recipe.platforms[0],
     )
+    cache = LayoutStore.ensure(place.cache)
+    return [one.repository for one in bring(recipe, into=cache.path / "models", way=way)]
 
 
 def _converted(
@@ -595,8 +612,8 @@ def _require(reports: Mapping[str, Report], recipe: Recipe) -> None:
 def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runner: str) -> Report:
     """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
     _check(recipe, place.emit)
-    models = [model.name for repository in _read_models(recipe) for model in repository.models]
-    models += [model.name for model in recipe.models if model.convert and model.name]
+    models = [model.name for repository in repositories_of(recipe) for model in repository.models]
+    models += [model.name for model in recipe.models if model.name]
     reference = image or first_output(recipe)
     store = open_source(reference, place.access)
     try:

@@ -268,19 +268,12 @@ def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
             yield (name,), name, _REMOVE
     if recipe.slim != "backends":
         yield ("slim",), f"slim: {recipe.slim}", "slim: backends"
-    for index, model in enumerate(recipe.models):
-        if model.source is not None:
-            yield (
-                ("models", index, "source"),
-                "models: source",
-                "put the model into a model repository, and name that: path: ./models",
-            )
 
 
 _BUILT_NETWORK: Final = frozenset(["ca_bundle", "insecure", "mirrors"])
 """What everything that reaches out goes by."""
 _DOCKER_NETWORK: Final = frozenset(["hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy"])
-"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages."""
+"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages, `proxy` what gets models."""
 
 
 def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:
@@ -288,6 +281,7 @@ def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:
     in_docker = recipe.engine == "dockerfile" or bool(recipe.packages.apt or recipe.steps)
     built = _BUILT_NETWORK | (_DOCKER_NETWORK if in_docker else frozenset())
     built |= frozenset(["pip_index", "proxy"]) if recipe.packages.pip else frozenset()
+    built |= frozenset(["proxy"]) if any(model.source for model in recipe.models) else frozenset()
     for name in Network.model_fields:
         if name in built or getattr(recipe.network, name) == getattr(plain, name):
             continue

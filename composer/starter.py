@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from composer.errors import Unplannable
-from composer.models.repository import ModelRepository, needed_backends, read_repository
+from composer.models.needs import SharedMemory, needs_of, upstream_packages
+from composer.models.repository import Model, read_repository
 from composer.oci.layout import room
+from composer.releases import RELEASES
 from composer.rendering import render
 from composer.server import FLAGS_OF
 
@@ -19,11 +23,11 @@ _TEMPLATE: Final = "recipe.yaml.j2"
 def write_starter(folder: Path, *, models: Path | None) -> Path:
     """Write a recipe into `folder`, for the models of a repository if one is given. Returns its path.
 
-    Raises `Unplannable` where there is a recipe already, `RecipeError` for models that no server would load.
+    What the models need is read off them, also where the server would not load them as they are: that is for lint to
+    say. Raises `Unplannable` where there is a recipe already.
     """
     path = folder / NAME
-    repository = read_repository(models) if models else None
-    text = render(_TEMPLATE, "starter", _values(folder, repository))
+    text = render(_TEMPLATE, "starter", _starter(folder, models) if models else Starter())
     write_new(path, text, instead=f"tricompose init {folder / 'another'}")
     return path
 
@@ -39,10 +43,35 @@ def write_new(path: Path, text: str, *, instead: str) -> None:
             raise Unplannable(f"{path} is there already", hint=instead) from error
 
 
-def _values(folder: Path, repository: ModelRepository | None) -> dict[str, object]:
-    return {
-        "release": FLAGS_OF,
-        "path": os.path.relpath(repository.path, folder) if repository else None,
-        "models": repository.models if repository else (),
-        "backends": needed_backends([repository]) if repository else ("onnxruntime", "python"),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    """What the template is given. `shared` is what the models' Python instances take of shared memory at least."""
+
+    release: str = FLAGS_OF
+    path: str | None = None
+    models: Sequence[Model] = ()
+    backends: Sequence[str] = ("onnxruntime", "python")
+    pip: Sequence[str] = ()
+    apt: Sequence[str] = ()
+    gpu: Mapping[str, str] = field(default_factory=dict)
+    shared: SharedMemory | None = None
+
+    @property
+    def shm_size(self) -> str:
+        """What `run` is to say of it: 1 GiB, unless the models need more."""
+        return f"{max(self.shared.advised >> 20 if self.shared else 0, 1024)}m"
+
+
+def _starter(folder: Path, path: Path) -> Starter:
+    repository = read_repository(path, baked=True)
+    release = RELEASES[FLAGS_OF]
+    needs = needs_of([repository], release=release)
+    return Starter(
+        path=os.path.relpath(path, folder),
+        models=repository.models,
+        backends=tuple(needs.backends) or ("python",),
+        pip=needs.pip(upstream_packages(release)),
+        apt=needs.apt,
+        gpu=needs.gpu,
+        shared=needs.shared_memory if needs.shared_memory.instances else None,
+    )

@@ -18,7 +18,7 @@ from composer.engines import trtexec
 from composer.engines.direct import Built
 from composer.engines.dockerfile import Kitchen
 from composer.engines.trtexec import Made
-from composer.errors import Problem, RecipeError, Unplannable
+from composer.errors import Denied, Problem, RecipeError, Unplannable, Unreachable
 from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
 from composer.files import LocalFile, survey_files
 from composer.folder import Member, addresses, build_options, contents
@@ -271,14 +271,18 @@ def plan_here(
     if conversion is None:
         raise ValueError(f"models[{index}] is not converted")
     original, extras = survey_original(recipe, index)
-    pinned = pin(recipe, image_of(recipe, conversion), _one_platform(recipe, index), open_source)
+    platform = _one_platform(recipe, index)
+    if not (has := kitchen.engine.platform()).accepts(platform):
+        message = f"a plan for {platform} is made on {platform}, and the Docker Engine runs on {has}"
+        raise Unplannable(message, hint=trtexec.elsewhere(str(recipe.models[index].name), conversion.plan))
+    pinned = pin(recipe, image_of(recipe, conversion), platform, open_source)
     version = _agreed(recipe, version_of(pinned.image.config), expected_version(recipe, server), pinned.origin)
     job = decide(recipe, index, original, extras, version)
     for written in filter(None, (job.plan, job.timing_cache)):
         require_writable(written.parent)
     for message, hint in job.notes:
         kitchen.emit(Warned(message=message, hint=hint))
-    with engine.named([pinned], kitchen, _one_platform(recipe, index), jobs=jobs) as names:
+    with engine.named([pinned], kitchen, platform, jobs=jobs) as names:
         return trtexec.make(job, names[0], kitchen.cache.path, named=str(pinned.origin), emit=kitchen.emit)
 
 
@@ -304,9 +308,8 @@ def converted(
     and `RecipeError` for a model whose config.pbtxt cannot be told from it.
     """
     indexes = [index for index, model in enumerate(recipe.models) if model.convert]
-    plans = [
-        plan_brought(recipe, index, server) or (make or _kept_plan(recipe, server, cache))(index) for index in indexes
-    ]
+    other = _or_elsewhere(recipe, make) if make else _kept_plan(recipe, server, cache)
+    plans = [plan_brought(recipe, index, server) or other(index) for index in indexes]
     if not plans:
         return None
     configs = [_config(recipe, made) for made in plans]
@@ -315,6 +318,21 @@ def converted(
     for made, text in zip(plans, configs, strict=True):
         trtexec.lay_out(made, text, folder)
     return read_repository(folder, baked=True)
+
+
+def _or_elsewhere(recipe: Recipe, make: Callable[[int], Made]) -> Callable[[int], Made]:
+    """`make`, which says what else can be done where there is no engine: then there is no GPU either, as a rule."""
+
+    def tried(index: int) -> Made:
+        try:
+            return make(index)
+        except (Unreachable, Denied) as error:
+            model = recipe.models[index]
+            plan = recipe.base / model.convert.plan if model.convert and model.convert.plan else None
+            hint = f"{error.hint}; or {trtexec.elsewhere(str(model.name), plan)}"
+            raise type(error)(error.message, hint=hint) from error
+
+    return tried
 
 
 def _kept_plan(recipe: Recipe, server: Mapping[str, Any], cache: Path) -> Callable[[int], Made]:

@@ -141,6 +141,8 @@ class Stage:
             return ""
         if any(blob.verb == "read" for blob in self.blobs.values()):
             return f"{words.size(self.moved)} read"
+        if any(blob.verb == "fetched" for blob in self.blobs.values()):
+            return f"{words.size(self.moved)} fetched"
         reused = f"{words.count(spared, 'layer')} reused"
         return f"{reused}, {moved} copied, {words.size(self.moved)} sent"
 

@@ -50,7 +50,7 @@ from composer.models.tensorrt import (
     suits,
 )
 from composer.models.tensorrt_plan import read_plan
-from composer.oci.layout import begin_file, beside, room
+from composer.oci.layout import begin_file, beside, room, write_all
 from composer.oci.steps import Lines
 from composer.oci.store import CHUNK
 from composer.recipe import Recipe
@@ -245,17 +245,17 @@ def _gpu(client: docker.DockerClient, image: str, job: Job) -> Gpu:
     if code or not found:
         raise Unplannable(
             f"the container does not see a GPU: nvidia-smi ended with {code}: {' '.join(said[-1:])}",
-            hint=_elsewhere(job),
+            hint=elsewhere(job.name, job.plan),
         )
     return Gpu(name=found["name"], capability=found["capability"] or "", driver=found["driver"])
 
 
-def _elsewhere(job: Job) -> str:
-    """What to run where there is a GPU."""
-    run = f"on a machine with the GPU that it is served on: tricompose models convert RECIPE --only {job.name}"
-    if job.plan:
-        return f"{run}; then bring {job.plan} and {job.plan}{RECORD} here"
-    return f"add plan: ./{job.name}.plan to convert; {run}; then bring {job.name}.plan and {job.name}.plan{RECORD} here"
+def elsewhere(name: str, plan: Path | None) -> str:
+    """What to run where there is a GPU, to have the plan of a model here."""
+    run = f"on a machine with the GPU that it is served on: tricompose models convert RECIPE --only {name}"
+    if plan:
+        return f"{run}; then bring {plan} and {plan}{RECORD} here"
+    return f"add plan: ./{name}.plan to convert; {run}; then bring {name}.plan and {name}.plan{RECORD} here"
 
 
 # -- one conversion -----------------------------------------------------------------------------------------------
@@ -386,13 +386,19 @@ def _header(name: str, size: int, kind: bytes) -> bytes:
 
 
 def _content(file: Brought) -> Iterator[bytes]:
-    left = file.size
-    with file.source.open("rb") as source:
-        while left and (piece := source.read(min(CHUNK, left))):
-            left -= len(piece)
-            yield piece
-        if left or source.read(1):
-            raise Corrupt(f"{file.source} has changed while it was read", hint="run it again")
+    """The bytes of a file, which must be those that were looked at before."""
+    left, digest = file.size, hashlib.sha256()
+    try:
+        with file.source.open("rb") as source:
+            while left and (piece := source.read(min(CHUNK, left))):
+                left -= len(piece)
+                digest.update(piece)
+                yield piece
+            changed = left or source.read(1)
+    except OSError as error:
+        raise NotFound(f"{file.source} cannot be read: {error.strerror}", hint=f"ls -l {file.source}") from error
+    if changed or (file.digest and digest.hexdigest() != file.digest):
+        raise Corrupt(f"{file.source} has changed while it was read", hint="run it again")
 
 
 def _fetch(container: Container, place: str, target: Path, job: Job) -> str:
@@ -400,7 +406,7 @@ def _fetch(container: Container, place: str, target: Path, job: Job) -> str:
     try:
         with _explained(job, missing=True):
             pieces, _ = container.get_archive(place, chunk_size=CHUNK)
-            with tarfile.open(fileobj=_Stream(pieces), mode="r|") as tar, room(target):
+            with tarfile.open(fileobj=_Stream(pieces), mode="r|") as tar:
                 for entry in tar:
                     if entry.isreg() and (source := tar.extractfile(entry)):
                         return _written(source, target)
@@ -415,10 +421,14 @@ def _fetch(container: Container, place: str, target: Path, job: Job) -> str:
 
 def _written(source: IO[bytes], target: Path) -> str:
     digest = hashlib.sha256()
-    with target.open("wb") as file:
+    with room(target):
+        file = target.open("wb", buffering=0)
+    with file:
+        # What fails to come is not what fails to be written: requests' errors are OSErrors too.
         while piece := source.read(CHUNK):
             digest.update(piece)
-            file.write(piece)
+            with room(target):
+                write_all(file, piece)
     return digest.hexdigest()
 
 
@@ -483,7 +493,7 @@ def _meaning(error: APIError, job: Job | None) -> TricomposeError:
     words = " ".join(str(error.explanation or error).split())
     if "could not select device driver" in words:
         message = "there is no GPU that Docker could give to a container, and TensorRT needs one to convert"
-        hint = f"{_elsewhere(job)}. If there is one here: {_TOOLKIT}" if job else _TOOLKIT
+        hint = f"{elsewhere(job.name, job.plan)}. If there is one here: {_TOOLKIT}" if job else _TOOLKIT
         return Unplannable(f"{message} (Docker says: {words})", hint=hint)
     if "nvidia-container-cli" in words or "nvidia-container-runtime" in words:
         return Unplannable(f"the NVIDIA driver cannot be brought into the container: {words}", hint="nvidia-smi")

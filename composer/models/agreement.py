@@ -7,10 +7,10 @@ onnxruntime_utils.cc (CompareDimsSupported).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from composer.models.autoconfig import can_batch, unsupported
+from composer.models.autoconfig import can_batch, completed, unsupported
 from composer.models.configuration import Key
 from composer.models.onnx import OnnxModel, Value
 from composer.models.schema import ModelConfig
@@ -25,8 +25,8 @@ class Difference:
 
     `key` is the way to it in the config, of what it is missing from where it is missing. `kind` is one of
     `unserved` (no config can help: not a tensor, no datatype), `batching`, `unknown_input`, `unknown_output`,
-    `input_count`, `optional`, `datatype`, `dims`, `ragged`. `message` is a sentence of ours, `words` are the server's,
-    `expected` is what to write instead, where that is one thing.
+    `input_count`, `optional`, `datatype`, `dims`, `ragged`, `control`. `message` is a sentence of ours, `words` are the
+    server's, `expected` is what to write instead, where that is one thing.
     """
 
     key: Key
@@ -36,16 +36,19 @@ class Difference:
     expected: str | None = None
 
 
-def differences(given: ModelConfig, model: OnnxModel, *, release: str | None = None) -> list[Difference]:
+def differences(
+    given: ModelConfig, model: OnnxModel, *, release: str | None = None, strict: bool = False
+) -> list[Difference]:
     """All that the server would refuse a config for, given the file. Empty if it takes it.
 
-    Inputs or outputs that are not given at all are no difference: the server fills them in. Nothing is said of a shape
-    that only ONNX Runtime knows for sure.
+    Inputs or outputs that are not given at all are no difference: the server fills them in, unless it is `strict`, that
+    is told to complete nothing. Nothing is said of a shape that only ONNX Runtime knows for sure, nor of what is wrong
+    with the config by itself.
     """
-    return list(_differences(given, model, release))
+    return list(_differences(given, model, release, strict))
 
 
-def _differences(given: ModelConfig, model: OnnxModel, release: str | None) -> Iterator[Difference]:
+def _differences(given: ModelConfig, model: OnnxModel, release: str | None, strict: bool) -> Iterator[Difference]:
     served = True
     for value in (*model.inputs, *model.outputs):
         if why := unsupported(value, release):
@@ -53,12 +56,33 @@ def _differences(given: ModelConfig, model: OnnxModel, release: str | None) -> I
             yield _unserved(value, why)
     if not served:
         return
-    if not given.input or not given.output:
-        yield from _batching(given, model)
-    if given.input:
-        yield from _inputs(given, model)
-    if given.output:
-        yield from _outputs(given, model)
+    complete = strict or (given.input and given.output)
+    if not complete and given.max_batch_size > 0 and not can_batch(model):
+        yield _autofill(given, model)
+        return
+    full = given if complete else _filled_in(given, model, release)
+    yield from _controls(full, model)
+    yield from _inputs(full, model)
+    yield from _outputs(full, model)
+
+
+def _filled_in(given: ModelConfig, model: OnnxModel, release: str | None) -> ModelConfig:
+    """The config after the server's auto-complete, which is what it holds against the file.
+
+    Where inputs or outputs are missing, it also turns a `max_batch_size` of 0 into its own for a model that can batch.
+    """
+    full = type(given)()
+    full.CopyFrom(given)
+    own = completed(model, release=release)
+    full.max_batch_size = given.max_batch_size or own.max_batch_size
+    for missing, ports in ((full.input, own.inputs), (full.output, own.outputs)):
+        if not missing:
+            for port in ports:
+                io = missing.add(name=port.name, dims=port.dims)
+                io.data_type = io.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name[port.datatype].number
+                if port.flat:
+                    io.reshape.SetInParent()
+    return full
 
 
 def _unserved(value: Value, why: str) -> Difference:
@@ -71,25 +95,54 @@ def _unserved(value: Value, why: str) -> Difference:
     )
 
 
-def _batching(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
-    """What auto-complete refuses, where it has something to fill in."""
-    if given.max_batch_size > 0 and not can_batch(model):
-        fixed = next(value for value in (*model.inputs, *model.outputs) if value.shape[:1] != (-1,))
-        yield Difference(
-            key=("max_batch_size",),
-            kind="batching",
-            message=f'the model does not batch: "{fixed.name}" is of shape {_shape(fixed.shape)}',
-            words=f"autofill failed for model '{given.name}': model does not support batching while non-zero "
-            "max_batch_size is specified",
-            expected="0",
-        )
+def _autofill(given: ModelConfig, model: OnnxModel) -> Difference:
+    fixed = next(value for value in (*model.inputs, *model.outputs) if value.shape[:1] != (-1,))
+    return Difference(
+        key=("max_batch_size",),
+        kind="batching",
+        message=f'the model does not batch: "{fixed.name}" is of shape {_shape(fixed.shape)}',
+        words=f"autofill failed for model '{given.name}': model does not support batching while non-zero "
+        "max_batch_size is specified",
+        expected="0",
+    )
+
+
+def _controls(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
+    """The inputs that a sequence batcher gives, one number for each of the batch."""
+    known = {value.name: value for value in model.inputs}
+    for at, tensor in enumerate(given.sequence_batching.control_input):
+        key: Key = ("sequence_batching", "control_input", at, "name")
+        value = known.get(tensor.name)
+        if value is None:
+            yield _absent_control(tensor.name, key)
+        elif (dims := value.shape[1 if given.max_batch_size > 0 else 0 :]) != (1,):
+            yield _long_control(given, tensor.name, dims, key)
+
+
+def _absent_control(name: str, key: Key) -> Difference:
+    return Difference(
+        key=key,
+        kind="control",
+        message=f'the model has no input "{name}", which the sequence batcher is to give',
+        words=f"configuration specified sequence control '{name}', but model does not provide that input",
+    )
+
+
+def _long_control(given: ModelConfig, name: str, dims: Sequence[int], key: Key) -> Difference:
+    return Difference(
+        key=key,
+        kind="control",
+        message=f'a sequence batcher gives one number each; "{name}" of the model is {_shape(dims)} without the batch',
+        words=f"unable to load model '{given.name}', sequence control '{name}' in model has dims {_shape(dims)} but "
+        "dims [1] is expected",
+    )
 
 
 def _inputs(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
     known = {value.name: value for value in (*model.inputs, *model.overridable)}
-    unknown = [io.name for io in given.input if io.name not in known]
-    if not unknown:
-        yield from _input_count(given, model)
+    count = list(_input_count(given, model))
+    if all(io.name in known for io in given.input):
+        yield from count
     for at, io in enumerate(given.input):
         key: Key = ("input", at)
         if io.optional and given.max_batch_size:
@@ -98,7 +151,8 @@ def _inputs(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
             yield from _datatype(given, io, value, key, "input")
             yield from _input_dims(given, io, value, key)
         else:
-            yield _unknown(io.name, known, key, "input")
+            found = _unknown(io.name, known, key, "input")
+            yield replace(found, words=count[0].words) if count else found
 
 
 def _input_count(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:

@@ -138,7 +138,7 @@ def written(
 
 def to_fill_in(text: str) -> tuple[int, ...]:
     """The lines, from 1, of a text of `written` in which someone must decide before the server takes it."""
-    return tuple(at for at, line in enumerate(text.splitlines(), 1) if FILL_IN in line.partition("#")[2])
+    return tuple(at for at, line in enumerate(text.split("\n"), 1) if FILL_IN in line.partition("#")[2])
 
 
 def _of_onnx(name: str, model: OnnxModel, filename: str | None, release: str | None) -> Iterator[str]:
@@ -313,7 +313,7 @@ def _quoted(text: str) -> str:
 def _character(sign: str) -> str:
     if sign in '"\\':
         return f"\\{sign}"
-    return sign if sign.isprintable() else "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", "replace"))
+    return f"\\{ord(sign):03o}" if sign < " " or sign == "\x7f" else sign
 
 
 def _safe(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from composer.errors import NotFound, Problem, RecipeError
+from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.events import Logged, StageFinished, StageStarted
 from composer.models.autoconfig import to_fill_in, written
 from composer.models.onnx import OnnxModel, read_onnx
@@ -203,9 +203,7 @@ def _main(files: Mapping[str, FetchedFile]) -> str:
     if len(models) == 1:
         return models[0]
     if models:
-        raise _Unfit(
-            f"this holds several models: {', '.join(sorted(models))}", f"name one: source: .../{min(models)}"
-        )
+        raise _Unfit(f"this holds several models: {', '.join(sorted(models))}", f"name one: source: .../{min(models)}")
     inner = sorted(path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES)
     example = f"source: .../{inner[0]}" if inner else "name the file of the model itself"
     raise _Unfit("this folder has no model in it that a backend loads", example)
@@ -244,7 +242,10 @@ def _written(recipe: Recipe, placed: Placed) -> str:
     said = read(placed.files[placed.main].place)
     if isinstance(said, Unreadable):
         raise _Unfit(f"{placed.files[placed.main].path} {said.words}", "is it the right file?")
-    text = written(placed.name, said, release=recipe.triton)
+    try:
+        text = written(placed.name, said, release=recipe.triton)
+    except Unplannable as error:
+        raise _Unfit(f"config: auto: {error.message}", error.hint or f"config: ./{CONFIG}", key="config") from error
     if open_ones := to_fill_in(text):
         line = text.splitlines()[open_ones[0] - 1].strip()
         raise _Unfit(

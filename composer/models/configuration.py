@@ -155,7 +155,8 @@ def _parse(text: str) -> tuple[ModelConfig, Fault | None]:
 
     message = schema.new_config()
     try:
-        text_format.Parse(text, message)
+        # libprotobuf takes texts that are not UTF-8, and only writes of it in its log.
+        text_format.Parse(_ESCAPES.sub("?", re.sub("[\udc80-\udcff]", "?", text)), message)
     except text_format.ParseError as error:
         line, column = error.GetLine() or 1, error.GetColumn() or 1
         return message, _fault(text, str(error), line, column)
@@ -196,6 +197,10 @@ KINDS: Final = frozenset(kind for _, kind, _ in _FAULTS) | {
     "too_large",
     "not_text",
 }
+
+
+_ESCAPES: Final = re.compile(r"\\(?:[xX][89a-fA-F][0-9a-fA-F]|[2-3][0-7][0-7])")
+"""Bytes above 127, written as escapes. They may be UTF-8 or not: it does not matter to any rule."""
 
 
 def _fault(text: str, said: str, line: int, column: int) -> Fault:
@@ -373,7 +378,12 @@ class _Walk:
             token += self._take()
         self.places[key] = place
         self._words[key] = token
-        if known.enum_type is None or token.lstrip("-").isdigit() or token[0] in "\"'":
+        if known.enum_type is None or token[0] in "\"'":
+            return
+        if token.lstrip("-").isdigit():
+            if int(token) not in known.enum_type.values_by_number:
+                words = "attempt to access JSON non-string as string"
+                self.faults.append(Fault(kind="unknown_enum", place=place, words=words, name=token))
             return
         self.uses.append(Use(message=known.enum_type.name, name=token, place=place))
         if token not in known.enum_type.values_by_name:

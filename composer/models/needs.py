@@ -89,9 +89,35 @@ class Wanted:
 
 
 def wanted_by(model: Model, release: Release | None) -> Iterator[Wanted]:
-    """The modules that come from elsewhere, each once for each file that imports it."""
+    """The modules that come from elsewhere, each once for each place that imports it."""
     for program in programs(model):
-        yield from _Search(model, program, release).run()
+        yield from _Search(model, program, release).wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A module that should lie beside a program, and does not. `why` is a sentence."""
+
+    imported: Import
+    file: Path
+    module: str
+    why: str
+    certain: bool
+
+
+def absent_from(model: Model, release: Release | None) -> Iterator[Absent]:
+    """The modules that a model's programs expect of its own files, and that are not there."""
+    for program in programs(model):
+        yield from _Search(model, program, release).absent
+
+
+def modules_of(model: Model, release: Release | None) -> Iterator[tuple[Entry, bool]]:
+    """A model's programs and the files that they import, each once, and whether it certainly is imported."""
+    found: dict[str, tuple[Entry, bool]] = {}
+    for program in programs(model):
+        for path, (entry, certain) in _Search(model, program, release).modules.items():
+            found[path] = (entry, certain or (path in found and found[path][1]))
+    yield from found.values()
 
 
 def unexplained(packages: Iterable[str]) -> frozenset[str]:
@@ -154,24 +180,62 @@ class _Search:
     def __init__(self, model: Model, program: Entry, release: Release | None) -> None:
         self._model, self._program, self._release = model, program, release
         self._version = program.folder
-        self._seen: set[str] = set()
+        self.modules: dict[str, tuple[Entry, bool]] = {}
+        """The files that are read, by their paths, and whether each certainly is when the model loads or answers."""
+        self.wanted: list[Wanted] = []
+        self.absent: list[Absent] = []
+        self._run()
 
-    def run(self) -> Iterator[Wanted]:
+    def _run(self) -> None:
         todo = [(self._program, True)]
-        while todo and len(self._seen) < _MOST_FILES:
+        while todo and len(self.modules) < _MOST_FILES:
             entry, certain = todo.pop()
-            if entry.path in self._seen:
+            if entry.path in self.modules or entry.kind != "file" or not entry.path.endswith(".py"):
                 continue
-            self._seen.add(entry.path)
+            self.modules[entry.path] = (entry, certain)
             code = code_of(entry, self._release)
-            if isinstance(code, Unreadable):
-                continue
-            for one in code.imports:
-                sure = certain and one.certain and not code.moves_path
-                local = self._local(one, entry)
-                todo += [(found, sure) for found in local]
-                if not local and not one.level and not self._elsewhere(one.module):
-                    yield self._wanted(one, entry, sure)
+            if isinstance(code, PythonCode):
+                for one in code.imports:
+                    sure = certain and one.certain and not code.moves_path
+                    todo += [(found, sure) for found in self._follow(one, entry, sure)]
+
+    def _follow(self, one: Import, entry: Entry, sure: bool) -> list[Entry]:
+        """The files of the model that an import means. What it means else is noted."""
+        local = self._local(one, entry)
+        if not local and not one.level and not self._elsewhere(one.module):
+            self.wanted.append(self._wanted(one, entry, sure))
+        elif entry is self._program and not one.optional and (missing := self._missing(one, local)):
+            file = self._model.folder / entry.path
+            self.absent.append(Absent(imported=one, file=file, module=missing[0], why=missing[1], certain=sure))
+        return local
+
+    def _missing(self, one: Import, local: Sequence[Entry]) -> tuple[str, str] | None:
+        """The module that an import of the program wants of the model's own files, in vain, and why that is so.
+
+        The server imports the program as `1.model`: its package is the version's folder, and there is none above.
+        """
+        if one.level > 1:
+            return one.module, "the version's folder is the package of the program, and there is none above it"
+        if one.level and f"{self._version}/__init__.py" in self._model.by_path:
+            return None
+        tops = [self._version] if one.level else [self._version, ""]
+        for name in ([one.module] if one.module else one.names) if one.level or local else ():
+            if not any(self._is_there(top, name.split(".")) for top in tops):
+                whole = f"{self._version}.{name}" if one.level else name
+                return whole, f"there is no {name.replace('.', '/')}.py beside the program"
+        return None
+
+    def _is_there(self, top: str, parts: Sequence[str]) -> bool:
+        """Whether a dotted name leads to a file or folder, as far as that can be told: compiled ones may hold more."""
+        folder = top
+        for part in parts:
+            found = self._at(folder, part)
+            if not found:
+                return False
+            if found[0].name.endswith((".so", ".pyc")):
+                return True
+            folder = f"{folder}/{part}".lstrip("/")
+        return True
 
     def _elsewhere(self, module: str) -> bool:
         top = module.partition(".")[0]

@@ -119,10 +119,14 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A folder of a repository, which the server takes for a model. `entries` are in the order of their paths."""
+    """A folder of a repository, which the server takes for a model. `entries` are in the order of their paths.
+
+    `mode` are the permissions of the folder itself.
+    """
 
     name: str
     folder: Path
+    mode: int = 0o755
     entries: tuple[Entry, ...]
     configuration: Configuration
 
@@ -273,8 +277,11 @@ def taken_for(name: str) -> int | None:
 
 
 def _image_mode(mode: int) -> int:
-    """What a umask decides is not kept, or the digest would depend on whose machine it was."""
-    return 0o755 if mode & 0o100 else 0o644
+    """The permissions of a file, but for what a umask decides, or the digest would depend on whose machine it was.
+
+    Everybody may read it, and run it if anybody may: the server is not root.
+    """
+    return mode & 0o755 | 0o444 | (0o111 if mode & 0o111 else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,11 +298,12 @@ class ModelRepository:
     fault: Literal["missing", "not_a_folder", "unreadable"] | None = None
 
 
-def read_repository(path: Path, *, baked: bool = False) -> ModelRepository:
+def read_repository(path: Path, *, baked: bool = False, config: str | None = None) -> ModelRepository:
     """Read a model repository. Never raises: what cannot be read is an entry that says so.
 
     Links are followed, but not out of the repository: what they lead to there would be missing in an image. With
-    `baked`, folders that do not go into an image are no models, but `left_out`.
+    `baked`, folders that do not go into an image are no models, but `left_out`. `config` is what the server's flag
+    `model-config-name` says: models that have `configs/NAME.pbtxt` go by that.
     """
     try:
         if not path.is_dir():
@@ -308,18 +316,23 @@ def read_repository(path: Path, *, baked: bool = False) -> ModelRepository:
     rest = [entry for entry in entries if entry not in left_out]
     return ModelRepository(
         path=path,
-        models=tuple(_read_model(root, path, entry) for entry in rest if entry.kind in ("folder", "unreadable")),
+        models=tuple(_read_model(root, path, one, config) for one in rest if one.kind in ("folder", "unreadable")),
         strays=tuple(entry for entry in rest if entry.kind not in ("folder", "unreadable")),
         left_out=left_out,
     )
 
 
-def _read_model(root: Path, shown: Path, entry: Entry) -> Model:
+def _configuration(folder: Path, name: str | None) -> Configuration:
+    own = folder / "configs" / f"{name}.pbtxt"
+    return read_configuration(own if name and own.is_file() else folder / CONFIG)
+
+
+def _read_model(root: Path, shown: Path, entry: Entry, config: str | None) -> Model:
     folder = shown / entry.path
     entries = tuple(sorted(_tree(root, entry), key=lambda one: one.path.split("/")))
     closed = any(not one.path for one in entries)  # what could not be listed
-    configuration = no_configuration(folder / CONFIG) if closed else read_configuration(folder / CONFIG)
-    return Model(name=entry.path, folder=folder, entries=entries, configuration=configuration)
+    configuration = no_configuration(folder / CONFIG) if closed else _configuration(folder, config)
+    return Model(name=entry.path, folder=folder, mode=entry.mode, entries=entries, configuration=configuration)
 
 
 def _tree(root: Path, top: Entry) -> Iterator[Entry]:

@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -281,12 +282,19 @@ def _key_of(conversion: Conversion, path: Path) -> str:
 
 def _brought(source: Path, target: str, key: str, faults: list[_Fault]) -> Brought | None:
     try:
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return Brought(target=target, source=source, size=file.tell(), digest=digest)
+        said = source.stat()
+        digest = _digest(source, said.st_ino, said.st_size, said.st_mtime_ns)
     except OSError as error:
         faults.append(((key,), f"{source} cannot be read: {error.strerror}", f"ls -l {source}"))
         return None
+    return Brought(target=target, source=source, size=said.st_size, digest=digest)
+
+
+@lru_cache(maxsize=64)
+def _digest(source: Path, number: int, size: int, changed: int) -> str:
+    """The SHA-256 of a file, read once for as long as nobody touches it: models are large, and asked for often."""
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensor(value: Value) -> Tensor:

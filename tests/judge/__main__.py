@@ -67,14 +67,17 @@ def _path(options: argparse.Namespace) -> Path:
 def _record(options: argparse.Namespace) -> int:
     names = {entry.name for entry in _all(options)}
     path = _path(options)
+    made = None if options.mutations else records.configs(options.release)
+    for file in (path, made):
+        if file is not None:
+            records.forget(file, names)
     with prepared(options.release) as server:
         records.record(
             _chosen(options),
             server,
             path,
-            made=None if options.mutations else records.configs(options.release),
+            made=made,
             again=options.again,
-            keep=names.__contains__,
             say=_said(),
         )
     print(dict(Counter(record.outcome for record in records.recorded(path).values())))

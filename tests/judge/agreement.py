@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.models.lint import Case, lint, refusals
+from composer.models.lint.case import config_name
 from composer.models.repository import read_repository
 from composer.releases import RELEASES
 from composer.server import FlagValue
@@ -55,7 +56,8 @@ def _opinion(entry: Entry, record: Record, release: str) -> Opinion:
     folder.chmod(0o755)
     try:
         paths = entry.write(folder / "models")
-        findings = lint([read_repository(path) for path in paths], case_of(entry, release))
+        case = case_of(entry, release)
+        findings = lint([read_repository(path, config=config_name(case)) for path in paths], case)
     finally:
         clear(folder)
     errors = {one.rule.id for one in refusals(findings)}
@@ -89,7 +91,7 @@ def flags_of(argv: Sequence[str]) -> dict[str, FlagValue]:
 
 
 def _value(name: str, values: Sequence[str]) -> FlagValue:
-    if name == "cache-config":
+    if name in {"backend-config", "cache-config"}:
         return {cache: dict(_pair(part) for part in rest.split(",") if part) for cache, _, rest in _parted(values, ",")}
     scalars = [_scalar(value) for value in values]
     return scalars[0] if len(scalars) == 1 else tuple(scalars)

@@ -21,7 +21,7 @@ SIZES = {
 """Bytes of one element, by the name that the protocol has for each datatype."""
 PATH_CHARACTERS = "!$&'()*+,;=:@"
 LONGEST = 1 << 24
-"""Elements of a tensor of zeros, at most: what is larger is not asked."""
+"""Elements of a tensor, at most: a model with a larger one is not asked, and served if it is ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,7 @@ class Client:
     def infer(self, model: str, version: str, config: Config) -> Answer:
         """Ask a model with zeros, or `a` where it takes strings."""
         try:
+            _check_outputs(config)
             if config.get("model_transaction_policy", {}).get("decoupled", False):
                 return self._streamed(model, version, config)
             head, tail = _request(config)
@@ -152,6 +153,13 @@ def sequence(config: Config) -> dict[str, object]:
     if "sequence_batching" not in config:
         return {}
     return {"sequence_id": 1, "sequence_start": True, "sequence_end": True}
+
+
+def _check_outputs(config: Config) -> None:
+    """Models of the corpus make what their config says: not so much that the answer takes long."""
+    for tensor in config.get("output", []):
+        if math.prod(shape(tensor, batch=False)) > LONGEST:
+            raise TooLarge(f"{tensor['name']} is too large to be asked for")
 
 
 def is_batched(config: Config) -> bool:

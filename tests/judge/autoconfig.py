@@ -224,7 +224,7 @@ def with_choices(text: str, kind: str) -> str:
     if "#dynamic_batching" in text:
         text = text.replace("\ndynamic_batching { }", "", 1)
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         prose = re.match(r"# \S|#$|[^#]|$", line) or ("KIND_" in line and kind not in line)
         lines.append(line if prose else line[1:])
     return "\n".join(lines)

@@ -147,12 +147,12 @@ class _Trial:
         looked = 0.0
         while True:
             log = self._log()
+            if any(words in log for words in FATAL) and "--exit-on-error=false" not in self.flags:
+                return "refused"  # what comes after, while it ends, is chance
             if "Signal (" in log:
                 return "crashed"
             if process.poll() is not None:
                 return "refused" if process.returncode in {0, 1} else "crashed"
-            if any(words in log for words in FATAL) and "--exit-on-error=false" not in self.flags:
-                return "refused"
             if "Started HTTPService" in log and client.listened():
                 return None
             if time.monotonic() - looked > 0.25:

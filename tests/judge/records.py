@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,21 @@ def configs(release: str) -> Path:
     return FOLDER / f"configs-{release}.json"
 
 
-def write_rows(path: Path, rows: Mapping[str, object]) -> None:
-    """Write an object with a line for each key, by name."""
-    lines = [f"{json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted(rows.items())]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+def merge_rows(path: Path, rows: Mapping[str, object], *, keep: Callable[[str], bool] | None = None) -> None:
+    """Put rows into a file that has a line for each key, by name; `keep` says which of the others stay.
+
+    Others may do so at the same time: each reads what is there, and writes, while it alone has the lock.
+    """
+    with Path(tempfile.gettempdir(), f"tricompose-judge-{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
+        kept = {name: row for name, row in before.items() if keep is None or keep(name)}
+        lines = [
+            f"{json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in sorted({**kept, **rows}.items())
+        ]
+        work = path.with_suffix(".new")
+        work.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        work.replace(path)
 
 
 def record(
@@ -70,34 +82,35 @@ def record(
     *,
     made: Path | None = None,
     again: bool = False,
-    keep: Callable[[str], bool],
     say: Callable[[str], None],
 ) -> None:
     """Judge the entries whose verdict is not on file, two at a time, and put it there.
 
-    `made`: where the configs go. `again`: judge all of them. `keep`: whether the verdict of another name stays.
+    `made`: where the configs go that the server wrote. `again`: judge all of them.
     """
-    known = {name: record for name, record in recorded(path).items() if keep(name)}
-    texts = {} if made is None or not made.exists() else json.loads(made.read_text())
-    texts = {name: row for name, row in texts.items() if keep(name)}
+    known = recorded(path)
     due = [entry for entry in entries if again or not _is_known(entry, known.get(entry.name), server)]
     say(f"{len(due)} of {len(entries)} to judge: {server.release}, {server.backend}")
+    rows: dict[str, object] = {}
+    texts: dict[str, object] = {}
     for number, (entry, verdict) in enumerate(_judged(due, server), 1):
-        before = known.get(entry.name)
-        known[entry.name] = _record(entry, verdict)
+        rows[entry.name] = _row(entry, verdict)
         texts[entry.name] = _completed(entry, verdict)
-        say(
-            f"[{number}/{len(due)}] {verdict.seconds:5.1f} s {verdict.outcome:8} {entry.name}{_change(before, verdict)}"
-        )
+        change = _change(known.get(entry.name), verdict)
+        say(f"[{number}/{len(due)}] {verdict.seconds:5.1f} s {verdict.outcome:8} {entry.name}{change}")
         if number % EVERY == 0 or number == len(due):
-            _write(path, known, made, texts)
-    _write(path, known, made, texts)
+            merge_rows(path, rows)
+            if made is not None:
+                merge_rows(made, texts)
+    if made is not None and made.exists():
+        judged = json.loads(made.read_text())
+        merge_rows(made, {}, keep=lambda name: bool(judged.get(name)))
 
 
-def _write(path: Path, known: Mapping[str, Record], made: Path | None, texts: Mapping[str, Any]) -> None:
-    write_rows(path, {name: _row(record) for name, record in known.items()})
-    if made is not None:
-        write_rows(made, {name: row for name, row in texts.items() if row})
+def forget(path: Path, names: Collection[str]) -> None:
+    """Take the rows out of a file that are of none of these."""
+    if path.exists():
+        merge_rows(path, {}, keep=names.__contains__)
 
 
 def _is_known(entry: Entry, record: Record | None, server: Server) -> bool:
@@ -138,9 +151,5 @@ def _completed(entry: Entry, verdict: Verdict) -> dict[str, object]:
     return {model: config for model, config in verdict.configs.items() if model not in configs}
 
 
-def _record(entry: Entry, verdict: Verdict) -> Record:
-    return Record(outcome=verdict.outcome, words=verdict.words, judge=verdict.judge, digest=entry.digest)
-
-
-def _row(record: Record) -> dict[str, object]:
-    return {"outcome": record.outcome, "words": record.words, "judge": record.judge, "digest": record.digest}
+def _row(entry: Entry, verdict: Verdict) -> dict[str, object]:
+    return {"outcome": verdict.outcome, "words": verdict.words, "judge": verdict.judge, "digest": entry.digest}

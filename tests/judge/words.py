@@ -11,6 +11,7 @@ LINE = re.compile(r"^(?P<level>[EWIF])\d{4} [\d:.]+ \d+ (?P<place>[\w.]+:\d+)\] 
 BENIGN = (
     "CudaDriverHelper has not been initialized",
     "Unable to allocate pinned system memory",
+    "failed to allocate pinned system memory",
     "CUDA driver version is insufficient",
     "Failed to initialize NVML",
     "failed to enable peer access",

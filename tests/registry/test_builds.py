@@ -19,6 +19,7 @@ from composer.oci.names import parse_reference
 from composer.oci.registry import RegistryStore
 from composer.oci.transports import open_source
 from tests.parity.place import BASE, HOME, Place, file, packed, server
+from tests.repositories import PYTHON, put_model
 from tests.services.proxy import Answer, Cut, Proxy
 from tests.services.registry import Registry
 
@@ -93,6 +94,20 @@ def test_a_second_recipe_moves_manifests_alone(place: Place, proxy: Proxy, repos
     assert first > 3 * SIZE
     assert second < 100_000
     assert again < 100_000
+
+
+def test_changing_one_model_pushes_one_layer(place: Place, proxy: Proxy, repository: str) -> None:
+    """Three models are three layers: the one whose model changed is sent, with the config and the manifest."""
+    for name in ("one", "two", "three"):
+        put_model(place.path / "models" / name, "python", more=b"#" + os.urandom(SIZE // 3).hex().encode())
+    recipe = f"{RECIPE}\nmodels: [{{path: ./models}}]"
+    place.build(recipe, slim(proxy, repository))
+    before, sent = _digests(place, repository, proxy), moved(proxy)
+    (place.path / "models/two/1/model.py").write_text(f"{PYTHON}# {os.urandom(1000).hex()}")
+    place.build(recipe, slim(proxy, repository))
+    after = _digests(place, repository, proxy)
+    assert [old == new for old, new in zip(before, after, strict=True)].count(False) == 1
+    assert moved(proxy) < 100_000 < sent
 
 
 def test_layers_in_the_target_are_not_read_even_without_a_cache(place: Place, proxy: Proxy, repository: str) -> None:

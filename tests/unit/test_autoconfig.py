@@ -298,19 +298,41 @@ def _found(config: ModelConfig, folder: Path, data: bytes | None = None) -> list
     return differences(config, _onnx(folder, onnx_cnn() if data is None else data))
 
 
+_PROB = 'name: "prob" data_type: TYPE_FP32 dims: '
+
+
 @pytest.mark.parametrize(
     "config",
     [
         _given(),
         _given(inputs="", outputs=""),
         _given(inputs=""),
-        _given(0, inputs='name: "data" data_type: TYPE_FP32 dims: [5, 3, 8, 8]', outputs=""),
+        _given(0, inputs="", outputs=""),
+        _given(0, inputs='name: "data" data_type: TYPE_FP32 dims: [5, 3, 8, 8]', outputs=_PROB + "[-1, 10]"),
         _given(inputs='name: "data" data_type: TYPE_FP32 dims: [192] reshape { shape: [3, 8, 8] }'),
         _given(64, more="dynamic_batching { }"),
     ],
 )
 def test_configs_that_agree(tmp_path: Path, config: ModelConfig) -> None:
     assert _found(config, tmp_path) == []
+
+
+def test_a_batch_of_none_is_four_where_the_server_fills_something_in(tmp_path: Path) -> None:
+    """It turns on batching all by itself, so that the dims of the rest are wrong."""
+    found = _found(_given(0, inputs='name: "data" data_type: TYPE_FP32 dims: [5, 3, 8, 8]', outputs=""), tmp_path)
+    assert [(one.kind, one.key, one.expected) for one in found] == [("dims", ("input", 0, "dims"), "[ 3, 8, 8 ]")]
+    assert "making complete shape [-1,5,3,8,8])" in found[0].words
+
+
+def test_a_strict_server_fills_nothing_in(tmp_path: Path) -> None:
+    model = _onnx(tmp_path, onnx_cnn())
+    found = differences(_given(0, inputs="", outputs=_PROB + "[-1, 10]"), model, strict=True)
+    assert [one.words for one in found] == [
+        "unable to load model 'm', configuration expects 0 inputs, model provides 1"
+    ]
+    assert differences(_given(inputs="", outputs=""), _onnx(tmp_path, onnx_cnn(batch=1)), strict=True)[0].key == (
+        "input",
+    )
 
 
 DISAGREE = {
@@ -411,6 +433,15 @@ def test_inputs_that_a_sequence_batcher_gives(tmp_path: Path) -> None:
     config = _given(inputs=ports[0], outputs=ports[1], more=f"sequence_batching {{ {control} }}")
     assert _found(config, tmp_path, data) == []
     assert [one.kind for one in _found(_given(inputs=ports[0], outputs=ports[1]), tmp_path, data)] == ["input_count"]
+    absent = _found(config, tmp_path, onnx_identity())
+    assert [one.words for one in absent if one.kind == "control"] == [
+        "configuration specified sequence control 'START', but model does not provide that input"
+    ]
+    ends["START"] = ("FP32", ["N", 2])
+    data = onnx_model(inputs=ends, outputs={"Y": ("FP32", ["N", 4])}, nodes=[])
+    assert [(one.kind, one.key) for one in _found(config, tmp_path, data)] == [
+        ("control", ("sequence_batching", "control_input", 0, "name"))
+    ]
 
 
 @pytest.mark.parametrize("dims", ["[1]", "[1, 1]"])

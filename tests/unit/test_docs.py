@@ -219,7 +219,6 @@ def unbuilt() -> list[str]:
 
 ELSEWHERE: Final = ("models[].convert",)
 """Keys with a table of their own, on another page."""
-PLACES: Final = {"models: source": "models[].source"}
 IN_DOCKER: Final = ("hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy")
 """What only Docker builds go by."""
 PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCKER))
@@ -228,8 +227,8 @@ PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCK
 @cache
 def left_out() -> frozenset[str]:
     """What is not built, as keys; and what only goes with it, or has but one value."""
-    built = (PLACES.get(what) or what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
-    return frozenset((*built, "models[].sha256", "validate.checks[].protocols"))
+    built = (what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
+    return frozenset((*built, "validate.checks[].protocols"))
 
 
 def hidden(key: str) -> bool:

@@ -17,9 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from composer import pipeline
 from composer.engines import trtexec as engine
 from composer.engines.trtexec_words import explain
-from composer.errors import BuildFailed, Corrupt, NoRoom, NotFound, RecipeError, UnknownRelease, Unplannable
+from composer.errors import (
+    BuildFailed,
+    Corrupt,
+    NoRoom,
+    NotFound,
+    RecipeError,
+    UnknownRelease,
+    Unplannable,
+    Unreachable,
+)
 from composer.models.configuration import parse_configuration
 from composer.models.tensorrt import (
     PLAN,
@@ -42,6 +52,8 @@ from composer.models.tensorrt import (
 from composer.recipe import Recipe, parse_recipe
 from composer.releases import trtexec
 from tests.modelfiles import external_tensor, node, onnx_model, plan
+from tests.parity.image import unpack
+from tests.parity.place import BASE, Place, packed, server
 
 TEN, ELEVEN, SEED = "10.4.0.26", "11.1.0.106", "8.5.1.7"
 A10 = Gpu(name="NVIDIA A10", capability="8.6", driver="550.54.15")
@@ -648,7 +660,7 @@ def test_inputs_as_the_server_sees_them(
 
 
 def test_a_model_that_does_not_say_enough(tmp_path: Path) -> None:
-    model(tmp_path, outputs={"Y": ("FP32", None)})
+    model(tmp_path, outputs={"Y": ("FP32", None)}, nodes=[node("Odd", ["X"], ["Y"], domain="mine")])
     assert seen(tmp_path, BATCH) is None
 
 
@@ -702,3 +714,32 @@ def test_why_it_failed(said: str, message: str, hint: str) -> None:
 def test_exit_status_alone_says_it() -> None:
     assert "no trtexec" in explain([], 127, image="IMAGE")[0]
     assert "want of memory" in explain(["[I] [TRT] ..."], 137, image="IMAGE")[0]
+
+
+# -- in an image ----------------------------------------------------------------------------------
+
+
+def test_a_carried_plan_is_baked_into_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the way, without Docker and without a GPU: the plan, and a config.pbtxt that follows from the model."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
+    place = Place(tmp_path)
+    place.upstream(BASE, packed(server("onnxruntime", "tensorrt")), base=1)
+    model(tmp_path)
+    text = 'triton: "24.09"\nmodels: [{name: m, convert: {to: tensorrt, from: model.onnx, plan: m.plan, '
+    text += "shapes: {X: {min: [1, 4], opt: [8, 4], max: [32, 4]}}}}]\n"
+    with pytest.raises(Unplannable, match="m was not converted yet"):
+        pipeline.plan(place.recipe(text), place.workplace(), scan="none")
+    with pytest.raises(Unreachable) as raised:
+        place.build(text)
+    hint = raised.value.hint or ""
+    assert f"tricompose models convert RECIPE --only m; then bring {tmp_path}/m.plan" in hint
+    carry(tmp_path, plan(), record(job(place.recipe(text)), plan()))
+    (said,) = pipeline.plan(place.recipe(text), place.workplace(), scan="none")
+    assert [one.name for one in said.models] == ["m"]
+    place.build(text)
+    unpacked = unpack(tmp_path / "result", "slim", tmp_path / "slim")
+    assert (unpacked / "models/m/1/model.plan").read_bytes() == plan()
+    config = parse_configuration((unpacked / "models/m/config.pbtxt").read_bytes(), path=tmp_path)
+    assert (config.message.backend, config.message.max_batch_size) == ("tensorrt", 32)
+    assert (unpacked / "opt/tritonserver/backends/tensorrt").is_dir()
+    assert not (unpacked / "opt/tritonserver/backends/onnxruntime").exists()

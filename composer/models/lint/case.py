@@ -8,6 +8,7 @@ from pathlib import Path
 
 from composer.models.configuration import Place
 from composer.models.lint.rule import Case
+from composer.models.repository import ModelRepository, read_repository
 from composer.recipe import Recipe
 from composer.releases import LATEST, RELEASES
 
@@ -39,6 +40,19 @@ def case_of(recipe: Recipe) -> Case:
 def ignored_by(recipe: Recipe) -> Mapping[str, str]:
     """The rules that a recipe passes over, with the reasons."""
     return {name: reason for source in recipe.models for name, reason in source.ignore.items()}
+
+
+def repositories_of(recipe: Recipe) -> tuple[ModelRepository, ...]:
+    """The model repositories that a recipe names, as they are baked in."""
+    name = config_name(case_of(recipe))
+    paths = (recipe.base / one.path for one in recipe.models if one.path is not None)
+    return tuple(read_repository(path, baked=True, config=name) for path in paths)
+
+
+def config_name(case: Case) -> str | None:
+    """The config that the server's flag asks for, in place of config.pbtxt."""
+    name = case.server.get("model-config-name")
+    return name if isinstance(name, str) else None
 
 
 def case_for(release: str | None) -> Case:

@@ -283,6 +283,16 @@ def unreadable_config(model: Model, case: Case) -> Iterator[Found]:
         yield on(model.configuration.path, message, path=model.configuration.path)
 
 
+@rule("CFG038", WARNING, source="seen on a real server, which writes an error and goes on", fix="save it as UTF-8")
+def not_utf8(model: Model, case: Case) -> Iterator[Found]:
+    """A text is not UTF-8."""
+    for number, line in enumerate((model.configuration.text or "").split("\n"), 1):
+        if found := re.search("[\udc80-\udcff]", line):
+            place = Place(line=number, column=found.start() + 1)
+            yield on(model.configuration.path, "this is not UTF-8", place=place)
+            return
+
+
 @rule("CFG040", WARNING, source="of our own", fix="# tricompose: ignore[ID] and then the reason", unreadable_too=True)
 def ignored_without_reason(model: Model, case: Case) -> Iterator[Found]:
     """A rule is to be passed over, and no reason is given; or there is no such rule."""
@@ -390,9 +400,11 @@ def mismatched_pair(model: Model, case: Case) -> Iterator[Found]:
     """Platform and backend do not belong together."""
     platform, backend = model.config.platform, model.config.backend
     meant = PLATFORMS.get(platform)
-    if backend and meant and meant != backend and backend in PLATFORMS.values():
-        message = f'platform "{platform}" is served by {meant}, and the backend is "{backend}"'
-        fix = f'backend: "{meant}", and no platform'
+    aoti = platform == "torch_aoti" and backend == "pytorch" and case.from_("26.03")
+    if platform and backend in PLATFORMS.values() and meant != backend and platform != "ensemble" and not aoti:
+        served = f"is served by {meant}" if meant else "is none that there is"
+        message = f'platform "{platform}" {served}, and the backend is "{backend}"'
+        fix = f'backend: "{meant}", and no platform' if meant else None
         yield at(model, "platform", message=message, fix=fix, platform=platform, backend=backend)
 
 
@@ -400,8 +412,7 @@ def mismatched_pair(model: Model, case: Case) -> Iterator[Found]:
 def idle_platform(model: Model, case: Case) -> Iterator[Found]:
     """The platform has no meaning for this backend."""
     platform, backend = model.config.platform, model.config.backend
-    strange = (platform and platform not in PLATFORMS) or (platform and backend not in PLATFORMS.values())
-    if backend and strange and platform not in ("ensemble", "torch_aoti"):
+    if backend and platform and backend not in PLATFORMS.values() and platform != "ensemble":
         yield at(model, "platform", message=f'platform "{platform}" has no meaning beside backend "{backend}"')
 
 
@@ -447,6 +458,25 @@ def runtime_elsewhere(model: Model, case: Case) -> Iterator[Found]:
 
 
 @rule(
+    "CFG039",
+    ERROR,
+    says="unable to find backend library '{runtime}' for model '{model}'",
+    source=_LIBRARY,
+    fix="remove it: the backend knows its library",
+    since="24.01",
+)
+def runtime_absent(model: Model, case: Case) -> Iterator[Found]:
+    """`runtime` names a library that the backend does not have."""
+    runtime, own = model.config.runtime, f"libtriton_{model.backend}.so"
+    here = not runtime.endswith(".py") and any(
+        f"{folder}{runtime}" in model.by_path for folder in ("", *(f"{one}/" for one in model.served))
+    )
+    if runtime and model.backend in FILES.values() and runtime != own and not here and "/" not in runtime:
+        message = f"the {model.backend} backend has no {runtime}"
+        yield at(model, "runtime", message=message, fix=f'runtime: "{own}", or nothing', runtime=runtime)
+
+
+@rule(
     "CFG026",
     ERROR,
     says="unable to find '{path}' for model '{model}'",
@@ -461,8 +491,8 @@ def no_model_file(model: Model, case: Case) -> Iterator[Found]:
         return
     for version in model.served:
         path = f"{version}/{wanted}"
-        # A broken link, or what cannot be read, is said elsewhere.
-        if path not in model.by_path:
+        # A broken link, or what cannot be read, is said elsewhere. What lies above the version may be found there.
+        if path not in model.by_path and not (".." in wanted and (model.folder / path).exists()):
             yield _absent_file(model, path, wanted, "default_model_filename" if named else None)
 
 

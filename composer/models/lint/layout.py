@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from composer.models.lint.rule import (
     ERROR,
@@ -159,7 +160,8 @@ def a_broken_link_in_a_model(model: Model, case: Case) -> Iterator[Found]:
     for entry in model.entries:
         if entry.kind == "broken" and not entry.left_out:
             path = model.folder / entry.path
-            severity = None if case.baked or not entry.folder else WARNING
+            loaded = entry.path in {f"{version}/{model.filename}" for version in model.served}
+            severity = None if case.baked or loaded or not entry.folder else WARNING
             message = f"this link leads to nothing: {entry.link}"
             yield on(path, message, fix=f"rm {path}", severity=severity, name=path)
 
@@ -311,11 +313,13 @@ def leading_zeros(model: Model, case: Case) -> Iterator[Found]:
 def no_number(model: Model, case: Case) -> Iterator[Found]:
     """A folder's name is no number, so it is no version."""
     for name in _folders(model):
-        if taken_for(name) is None and not re.match(r"0.", name) and not is_left_out(name):
+        if taken_for(name) is None and not re.match(r"0.", name) and not is_left_out(name) and not _is_a_tools(model):
             alone = not model.version_folders and not model.is_ensemble and _meant(name)
-            severity: Severity | None = ERROR if alone else (None if _meant(name) else INFO)
+            # std::stoll throws what nobody catches: the server ends.
+            ends = re.match(r"\s*[+-]?[0-9]", name) is not None
+            severity: Severity | None = ERROR if alone or ends else (None if _meant(name) else INFO)
             path = model.folder / name
-            fix = f"mv {path} {model.folder / '1'}" if alone else None
+            fix = f"mv {path} {model.folder / '1'}" if alone and not ends else None
             yield on(path, f"the server takes {name} for no version", severity=severity, fix=fix, name=name)
 
 
@@ -457,6 +461,21 @@ def misnamed_config(model: Model, case: Case) -> Iterator[Found]:
             return
 
 
+@rule(
+    "LAY031",
+    ERROR,
+    says="terminate called after throwing an instance of 'std::length_error'",
+    source="seen on a real server, which ends",
+    fix="move the folder elsewhere",
+    unreadable_too=True,
+)
+def config_is_a_folder(model: Model, case: Case) -> Iterator[Found]:
+    """config.pbtxt is a folder, at which the server ends."""
+    entry = model.by_path.get(CONFIG)
+    if entry and entry.kind == "folder":
+        yield on(model.folder / CONFIG, f"{CONFIG} is a folder")
+
+
 @rule("LAY019", INFO, source=_VERSIONS, fix="name it in config.pbtxt, or remove it")
 def unused_file(model: Model, case: Case) -> Iterator[Found]:
     """A file for warm-up or initial states that config.pbtxt does not name."""
@@ -473,16 +492,24 @@ def unused_file(model: Model, case: Case) -> Iterator[Found]:
 @rule(
     "LAY022",
     ERROR,
-    says="Invalid stub name: contains invalid characters",
-    source="python_backend: stub_launcher.cc, pb_utils.h; before 25.08 the server hangs",
+    says="Request for unknown model: '{quoted}' is not found",
+    source="server: http_server.cc does not decode addresses; python_backend: stub_launcher.cc, pb_utils.h: a shell "
+    "reads the name, and before 25.08 the server hangs",
     fix="letters, digits, - . _ are safe",
     unreadable_too=True,
 )
-def name_for_a_shell(model: Model, case: Case) -> Iterator[Found]:
-    """The model's name has characters that the python backend cannot take."""
-    odd = r"[;|&$`<>()\[\]{}\\'\"*?~#!]" if case.from_("25.08") else r"[\s;|&`<>()\\'\"]|\$[\w({*@#?$!-]"
-    if model.backend == "python" and (found := re.search(odd, model.name)):
-        yield on(model.folder, f"a Python model cannot have {found[0]!r} in its name")
+def odd_name(model: Model, case: Case) -> Iterator[Found]:
+    """The model's name has characters that no HTTP client can ask for, or that the python backend cannot take."""
+    odd = _NO_STUB if case.from_("25.08") else _NO_SHELL
+    if found := re.search(r"[^!-~]|[#%?\"<>\[\]\\^`{|}]", model.name):
+        message = f"a model with {found[0]!a} in its name cannot be asked for over HTTP"
+        yield on(model.folder, message, quoted=quote(model.name, errors="surrogateescape"))
+    elif model.backend == "python" and (found := re.search(odd, model.name)):
+        yield on(model.folder, f"a Python model cannot have {found[0]!r} in its name", quoted=model.name)
+
+
+_NO_STUB = r"[;|&$`<>()\[\]{}\\'\"*?~#!]"
+_NO_SHELL = r"[\s;|&`<>()\\'\"]|\$[\w({*@#?$!-]"
 
 
 @rule(
@@ -495,12 +522,23 @@ def name_for_a_shell(model: Model, case: Case) -> Iterator[Found]:
 )
 def may_not_be_read(model: Model, case: Case) -> Iterator[Found]:
     """A file or folder may not be read."""
+    others = not case.as_root and not case.baked
+    if others and not _open_to_others("folder", model.mode):
+        yield _closed(model.folder)
+        return
     for entry in model.entries:
-        path = model.folder / entry.path
-        others = 0o005 if entry.kind == "folder" else 0o004
-        closed = not case.as_root and not case.baked and entry.kind in ("file", "folder") and entry.mode & others == 0
+        closed = others and not _open_to_others(entry.kind, entry.mode)
         if (entry.kind == "unreadable" or closed) and not entry.left_out:
-            yield on(path, "it cannot be read: Permission denied", fix=f"chmod -R a+rX {path}", name=path)
+            yield _closed(model.folder / entry.path)
+
+
+def _open_to_others(kind: str, mode: int) -> bool:
+    wanted = {"folder": 0o005, "file": 0o004}.get(kind, 0)
+    return mode & wanted == wanted
+
+
+def _closed(path: Path) -> Found:
+    return on(path, "it cannot be read: Permission denied", fix=f"chmod -R a+rX {path}", name=path)
 
 
 def _begins(entry: Entry) -> bytes:

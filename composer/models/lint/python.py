@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from composer.models.configuration import Place
 from composer.models.lint.rule import (
@@ -23,11 +23,13 @@ from composer.models.lint.rule import (
 from composer.models.needs import (
     MIB,
     Wanted,
+    absent_from,
     apt_for,
     code_of,
     default_region,
     enum_name,
     in_stdlib,
+    modules_of,
     programs,
     runs_python,
     shared_memory,
@@ -82,7 +84,10 @@ def no_program(model: Model, case: Case) -> Iterator[Found]:
         return
     for version in model.served:
         path = f"{version}/model.py"
-        if path not in model.by_path:
+        entry = model.by_path.get(path)
+        if entry and entry.kind == "folder":
+            yield on(model.folder / path, "this is a folder, and not a program", path=model.folder / path)
+        if entry is None:
             near = [one.name for one in model.below(str(version)) if one.name.endswith(".py")]
             message = f"there is no {path}" + (f", but {near[0]}" if near else "")
             fix = f"mv {model.folder / str(version) / near[0]} {model.folder / path}" if len(near) == 1 else None
@@ -112,22 +117,26 @@ def name_of_no_program(model: Model, case: Case) -> Iterator[Found]:
 @rule(
     "PY003",
     ERROR,
-    says="SyntaxError: {words} (model.py, line {line})",
+    says="SyntaxError: {words} ({file}, line {line})",
     source=f"{_STUB}; seen on a real server",
     fix="correct it: python3 -m py_compile",
 )
 def no_python(model: Model, case: Case) -> Iterator[Found]:
     """The program is no Python, or not of the version that the image has."""
-    python = case.release.python if case.release else None
-    for program in programs(model):
+    for program, certain in modules_of(model, case.release):
         code = code_of(program, case.release)
         if isinstance(code, Unreadable) and not (_is_pointer(program) and code.syntax):
-            message = f"this is no Python {python or ''}".rstrip() + f": {code.words}"
-            if not code.syntax:
-                message = f"it cannot be looked into: {code.words}"
-            severity = None if code.syntax and not code.unsure else WARNING
-            line = code.place.line if code.place else 1
-            yield on(_file(model, program), message, place=code.place, severity=severity, words=code.words, line=line)
+            severity = None if code.syntax and certain and not code.unsure else WARNING
+            path, line = _file(model, program), code.place.line if code.place else 1
+            words: dict[str, Any] = {"words": code.words, "line": line, "file": path.name}
+            yield on(path, _unread(code, case), place=code.place, severity=severity, **words)
+
+
+def _unread(code: Unreadable, case: Case) -> str:
+    if not code.syntax:
+        return f"it cannot be looked into: {code.words}"
+    python = f" {case.release.python}" if case.release and case.release.python else ""
+    return f"this is no Python{python}: {code.words}"
 
 
 def _is_pointer(program: Entry) -> bool:
@@ -205,9 +214,8 @@ def program_that_ends_itself(model: Model, case: Case) -> Iterator[Found]:
     """The program ends its own process."""
     for program, code in _codes(model, case):
         for one in code.exits:
-            always = one.certain and one.at_load
             message = f"{one.what} ends the process that serves the model"
-            yield on(_file(model, program), message, place=one.place, severity=None if always else WARNING)
+            yield on(_file(model, program), message, place=one.place, severity=None if one.certain else WARNING)
 
 
 # -- imports --------------------------------------------------------------------------------------
@@ -227,14 +235,10 @@ def import_that_nothing_brings(model: Model, case: Case) -> Iterator[Found]:
     there = case.packages | (frozenset() if case.all_packages else upstream_packages(case.release))
     for one in wanted_by(model, case.release):
         if not one.imported.optional and not one.among(there):
-            yield on(
-                one.file,
-                f"nothing that the image is known to have brings the module {one.module}",
-                place=one.imported.place,
-                fix=_advice(one),
-                severity=_how_bad(one, case),
-                module=one.module.partition(".")[0],
-            )
+            message = f"nothing that the image is known to have brings the module {one.module}"
+            name = one.module.partition(".")[0]
+            place, severity = one.imported.place, _how_bad(one, case)
+            yield on(one.file, message, place=place, fix=_advice(one), severity=severity, module=name)
 
 
 def _how_bad(one: Wanted, case: Case) -> Severity | None:
@@ -250,6 +254,20 @@ def _advice(one: Wanted) -> str:
     more = f", apt: [{', '.join(apt)}]" if apt else ""
     beside = "" if one.known else f", or put {one.module.partition('.')[0]}.py beside the program"
     return f"packages: {{pip: [{one.package}]{more}}}{beside}"
+
+
+@rule(
+    "PY031",
+    ERROR,
+    says="ModuleNotFoundError: No module named '{module}'",
+    source="seen on a real server",
+    fix="put it there, or correct the name",
+)
+def import_of_a_file_that_is_not_there(model: Model, case: Case) -> Iterator[Found]:
+    """A part of the program is imported that does not lie beside it."""
+    for one in absent_from(model, case.release):
+        severity = None if one.certain else WARNING
+        yield on(one.file, one.why, place=one.imported.place, severity=severity, module=one.module)
 
 
 @rule(
@@ -682,7 +700,7 @@ def region_that_is_too_small(every: Repositories, case: Case) -> Iterator[Found]
 @rule_of_all(
     "PY022",
     ERROR,
-    says="Unable to initialize shared memory key 'triton_python_backend_shm_region_{{uuid}}' to requested size "
+    says="Unable to initialize shared memory key 'triton_python_backend_shm_region_...' to requested size "
     "({region} bytes). If you are running Triton inside docker, use '--shm-size' flag to control the shared memory "
     "region size.",
     source="python_backend: shm_manager.cc",
@@ -729,7 +747,7 @@ def download_while_loading(model: Model, case: Case) -> Iterator[Found]:
 
 @rule(
     "PY024",
-    WARNING,
+    ERROR,
     says="FileNotFoundError: [Errno 2] No such file or directory: '{path}'",
     source="seen on a real server: its folder is the one that it was started in",
     fix="os.path.join(pb_utils.get_model_dir(), ...)",
@@ -739,8 +757,11 @@ def file_beside_nothing(model: Model, case: Case) -> Iterator[Found]:
     for program, code in _codes(model, case):
         for one in code.opens:
             path, name = one.subject or "", _file(model, program)
+            added = any(file.endswith(f"/{path.removeprefix('./')}") for file in case.files or ())
             message = f"{path} is looked for in the folder that the server was started in, and not in the model's"
-            yield on(name, message, place=one.place, path=path, fix=f'os.path.join(pb_utils.get_model_dir(), "{path}")')
+            fix = f'os.path.join(pb_utils.get_model_dir(), "{path}")'
+            severity = None if one.certain and not added else WARNING
+            yield on(name, message, place=one.place, path=path, fix=fix, severity=severity)
 
 
 @rule(

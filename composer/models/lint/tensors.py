@@ -136,7 +136,7 @@ def impossible_dim(model: Model, case: Case) -> Iterator[Found]:
         if side == "input" and math.prod(tensor.dims) > _MOST_ELEMENTS and not _wrong_dims(tensor.dims):
             words = f"element count for tensor '{tensor.name} dims' exceeds maximum size of {_MOST_ELEMENTS}"
             message = f"{_called(side, number, tensor)} has more elements than can be counted"
-            yield at(model, side, number, "dims", message=message, words=words)
+            yield at(model, side, number, "dims", message=message, severity=WARNING, words=words)
 
 
 # -- reshape --------------------------------------------------------------------------------------
@@ -316,18 +316,27 @@ def optional_unsupported(model: Model, case: Case) -> Iterator[Found]:
 @rule(
     "IO016",
     ERROR,
-    says="unable to load model '{model}', optional input '{name}' is not supported for models that support batching",
+    says="{words}",
     source="onnxruntime_backend: onnxruntime.cc, ValidateInputs",
-    fix="set max_batch_size: 0, or remove optional",
+    fix="remove optional",
     since="23.04",
 )
-def optional_with_batches(model: Model, case: Case) -> Iterator[Found]:
-    """An optional input of an ONNX model that batches."""
-    if model.backend == "onnxruntime" and not model.config.runtime and model.max_batch_size > 0:
-        for number, tensor in enumerate(model.config.input):
-            if tensor.optional:
-                message = f"{_called('input', number, tensor)} cannot be optional in an ONNX model that batches"
-                yield at(model, "input", number, "optional", message=message, name=tensor.name)
+def optional_in_onnx(model: Model, case: Case) -> Iterator[Found]:
+    """An optional input of an ONNX model that batches, or whose file has no value of its own for it."""
+    optional = [(number, tensor.name) for number, tensor in enumerate(model.config.input) if tensor.optional]
+    if model.backend != "onnxruntime" or model.config.runtime or not optional:
+        return
+    counted = next(disagreements(model, case, "input_count"), None)
+    required = {value.name for file in onnx_files(model) for value in file.inputs}
+    for number, name in optional:
+        key = ("input", number, "optional")
+        if model.max_batch_size > 0:
+            words = f"unable to load model '{model.name}', optional input '{name}' is not supported for models that"
+            message = f"{name} cannot be optional in an ONNX model that batches"
+            yield at(model, *key, message=message, words=f"{words} support batching")
+        elif counted and name in required:
+            message = f"{name} cannot be optional: the model file has no value for it"
+            yield at(model, *key, message=message, words=counted.words)
 
 
 _NO_TYPES: Final = {

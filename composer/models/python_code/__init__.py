@@ -76,6 +76,8 @@ def parse_code(source: bytes, *, python: str | None = None) -> PythonCode | Unre
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source, feature_version=None if newer or python is None else _numbers(python))
+        # Not to be run: a `return` outside of a function, for one, is only found here.
+        compile(tree, "model.py", "exec", dont_inherit=True)
         _count_characters(tree, source)
         return read(tree)
     except SyntaxError as error:
@@ -98,7 +100,11 @@ def _count_characters(tree: ast.Module, source: bytes) -> None:
     """Have the columns of all nodes count characters: `ast` counts the bytes of UTF-8."""
     if source.isascii():
         return
-    lines = [line.encode() for line in decode_source(source).split("\n")]
+    try:
+        lines = [line.encode() for line in decode_source(source).split("\n")]
+    except ValueError:
+        # Python before 3.12 takes any bytes in comments.
+        return
     for node in ast.walk(tree):
         for at, column in (("lineno", "col_offset"), ("end_lineno", "end_col_offset")):
             number = getattr(node, at, None)

@@ -65,7 +65,7 @@ class Call:
 class Mention:
     """Another call worth a word: `what` is its name, `subject` what it is called with, where that is known.
 
-    `at_load` if it happens while the model loads, `certain` if it happens whenever its scope runs.
+    `at_load` if it happens while the model loads, `certain` if it happens whenever it loads or answers, uncaught.
     """
 
     what: str

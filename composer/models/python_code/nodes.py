@@ -10,7 +10,9 @@ from composer.models.configuration import Place
 
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 TRIES: Final = (ast.Try, ast.TryStar)
-EXITS: Final = frozenset(["os._exit", "os.abort", "sys.exit", "exit", "quit"])
+KILLS: Final = frozenset(["os._exit", "os.abort"])
+EXITS: Final = frozenset([*KILLS, "sys.exit", "exit", "quit"])
+"""What ends the process; the former so that nothing can be done about it."""
 _LEAVES: Final = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 _CATCHES_IMPORTS: Final = frozenset(["ImportError", "ModuleNotFoundError", "Exception", "BaseException"])
 MOST_STEPS: Final = 12

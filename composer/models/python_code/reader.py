@@ -25,6 +25,7 @@ from composer.models.python_code.flow import methods_of
 from composer.models.python_code.names import Names
 from composer.models.python_code.nodes import (
     EXITS,
+    KILLS,
     argument,
     binds,
     entries,
@@ -95,7 +96,7 @@ class _Reader:
             place=place_of(node),
             subject=subject,
             at_load=where.scope in self._loading,
-            certain=not where.maybe,
+            certain=where.scope in _ALWAYS and not where.maybe and (not where.caught or what in KILLS),
         )
 
     # -- imports
@@ -127,7 +128,7 @@ class _Reader:
                 place=place_of(node),
                 version=integer(version) if version else None,
                 at_load=where.scope in self._sending,
-                certain=where.scope in _AT_LOAD and not where.maybe and not where.optional,
+                certain=where.scope in _AT_LOAD and not where.maybe and not where.caught,
             )
 
     @cached_property

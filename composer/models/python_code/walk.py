@@ -18,13 +18,15 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Where:
     """What is around a node. `scope` is the outermost function, `Class.method`, or ""; `owner` the class around it.
 
-    `maybe` if it does not always run when its scope does; `optional` if a failed import is caught.
+    `maybe` if it does not always run when its scope does; `optional` if a failed import is caught, `caught` if some
+    other exception is.
     """
 
     scope: str = ""
     owner: str = ""
     maybe: bool = False
     optional: bool = False
+    caught: bool = False
 
 
 Located = tuple[ast.AST, Where]
@@ -62,7 +64,7 @@ class Walk:
         elif isinstance(node, ast.With | ast.AsyncWith):
             optional = where.optional or any(suppresses(item.context_expr) for item in node.items)
             yield from _all(node.items, where)
-            yield from self._block(node.body, replace(where, optional=optional))
+            yield from self._block(node.body, replace(where, optional=optional, caught=where.caught or optional))
         elif isinstance(node, ast.match_case):
             yield from _all([node.guard] if node.guard else [], maybe)
             yield from self._block(node.body, maybe)
@@ -99,8 +101,9 @@ class Walk:
             yield from self._block(node.orelse, where if sure is False else replace(where, maybe=True))
 
     def _try(self, node: ast.Try | ast.TryStar, where: Where) -> Iterator[Located]:
-        caught = any(catches_imports(handler) for handler in node.handlers)
-        yield from self._block(node.body, replace(where, optional=where.optional or caught))
+        optional = where.optional or any(catches_imports(handler) for handler in node.handlers)
+        caught = where.caught or bool(node.handlers)
+        yield from self._block(node.body, replace(where, optional=optional, caught=caught))
         for handler in node.handlers:
             yield from _all([handler.type] if handler.type else [], where)
             yield from self._block(handler.body, replace(where, maybe=True))

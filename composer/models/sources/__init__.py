@@ -156,7 +156,7 @@ def _take(file: Remote | Here, expected: str | None, shelf: Shelf, way: Way) -> 
 
     def watch(done: int) -> None:
         if done % (16 << 20) == 0 or done == file.size:
-            way.emit(Transferred(digest=str(file.place), title=file.path, action="read", done=done, total=file.size))
+            way.emit(Transferred(digest=str(file.place), title=file.path, action="fetched", done=done, total=file.size))
 
     try:
         digest, size = digest_of(file.place, watch=watch)

@@ -91,6 +91,6 @@ def _teller(remote: Remote, promised: str | None, emit: Emit) -> Callable[[int, 
         if done - told[0] >= _TOLD or done == total or done < told[0]:
             told[0] = done
             key = promised or remote.address
-            emit(Transferred(digest=key, title=Path(remote.path).name, action="read", done=done, total=total))
+            emit(Transferred(digest=key, title=Path(remote.path).name, action="fetched", done=done, total=total))
 
     return tell

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from composer.events import Emit
 from composer.oci.image import Platform
 from composer.oci.transports import Access
+from composer.recipe import Recipe
 
 PATIENCE = 60.0
 """Seconds without a gain after which a transfer is given up."""
@@ -47,6 +48,13 @@ class Way:
     def setting(self, *names: str) -> str | None:
         """The first of these variables that is set to anything."""
         return next((value for name in names if (value := self.environ.get(name))), None)
+
+
+def proxies_of(recipe: Recipe) -> Mapping[str, str] | None:
+    """The proxies that a recipe names; None where it names none, and the environment's hold."""
+    said = recipe.network.proxy
+    pairs = {"http_proxy": said.http, "https_proxy": said.https, "no_proxy": ",".join(said.no_proxy)}
+    return {name: value for name, value in pairs.items() if value} or None
 
 
 def shown(address: str) -> str:

@@ -11,6 +11,8 @@ input [ { name: "X" data_type: TYPE_FP32 dims: [ 3, 2 ] } ]
 output [ { name: "Y" data_type: TYPE_FP32 dims: [ 3, 2 ] } ]
 """
 _LEVELS = "priority_levels: 3 default_priority_level: 2"
+_ONE_LEVEL = "priority_levels: 1 default_priority_level: 1"
+_DELAY = "timeout_action: DELAY default_timeout_microseconds: 100000"
 _STREAM = """import numpy as np
 import triton_python_backend_utils as pb
 
@@ -67,7 +69,7 @@ ENTRIES: list[Entry] = [
     good("batching/levels-many", _batched("priority_levels: 4294967296 default_priority_level: 4294967296")),
     bad("BAT005", "batching/policy-of-no-level", _batched(_LEVELS + " priority_queue_policy { key: 4 value { } }")),
     bad("BAT005", "batching/policy-of-level-zero", _batched(_LEVELS + " priority_queue_policy { key: 0 value { } }")),
-    bad("BAT005", "batching/policy-without-levels", _batched("priority_queue_policy { key: 1 value { } }")),
+    good("batching/policy-without-levels", _batched("priority_queue_policy { key: 1 value { } }")),
     good("batching/policy", _batched(_LEVELS + " priority_queue_policy { key: 3 value { max_queue_size: 8 } }")),
     bad("BAT006", "batching/ordering-and-levels", _batched("preserve_ordering: true " + _LEVELS)),
     good(
@@ -78,15 +80,27 @@ ENTRIES: list[Entry] = [
     bad(
         "BAT007",
         "batching/ordering-and-delay",
-        _batched("preserve_ordering: true default_queue_policy { timeout_action: DELAY }"),
+        _batched("preserve_ordering: true default_queue_policy { " + _DELAY + " }"),
     ),
     bad(
         "BAT007",
         "batching/ordering-and-delay-of-a-level",
         _batched(
-            "preserve_ordering: true priority_levels: 1 default_priority_level: 1"
-            " priority_queue_policy { key: 1 value { timeout_action: DELAY } }"
+            "preserve_ordering: true " + _ONE_LEVEL + " priority_queue_policy { key: 1 value { " + _DELAY + " } }"
         ),
+    ),
+    bad(
+        "BAT007",
+        "batching/ordering-and-delay-of-no-level",
+        _batched("preserve_ordering: true priority_queue_policy { key: 1 value { " + _DELAY + " } }"),
+    ),
+    good(
+        "batching/ordering-and-delay-without-timeout",
+        _batched("preserve_ordering: true default_queue_policy { timeout_action: DELAY }"),
+    ),
+    good(
+        "batching/ordering-and-reject",
+        _batched("preserve_ordering: true default_queue_policy { default_timeout_microseconds: 10000000 }"),
     ),
     good(
         "batching/delayed",

@@ -9,7 +9,7 @@ import pytest
 from composer.models.lint import RULES, Case, lint
 from composer.models.repository import read_repository
 from composer.releases import RELEASES
-from tests.modelfiles import node, onnx_model
+from tests.modelfiles import node, onnx_model, tensor
 
 from . import FILLING, PLAIN, Files, assert_finds, assert_silent, model, write
 
@@ -149,10 +149,19 @@ def test_optional_inputs_of_onnx_files_want_no_batches(tmp_path: Path) -> None:
     assert "IO016" in {one.rule.id for one in found}
 
 
-def test_optional_inputs_without_batches_pass(tmp_path: Path) -> None:
-    config = 'name: "m"\nbackend: "onnxruntime"\nmax_batch_size: 0\n' + x("optional: true", dims="dims: [ -1, 2 ]")
-    found = model(tmp_path, config, {"1/model.onnx": ONNX})
-    assert not {"IO015", "IO016"} & {one.rule.id for one in found}
+@pytest.mark.parametrize(("own_value", "refused"), [(True, False), (False, True)])
+def test_optional_inputs_want_a_value_in_the_file(tmp_path: Path, own_value: bool, refused: bool) -> None:
+    made = onnx_model(
+        inputs={"X": ("FP32", [1, 2]), "Z": ("FP32", [1, 2])},
+        outputs={"Y": ("FP32", [1, 2])},
+        nodes=[node("Add", ["X", "Z"], ["Y"])],
+        initializers=[tensor("Z", "FP32", [1, 2], bytes(8))] if own_value else [],
+    )
+    inputs = 'input [ { name: "X" data_type: TYPE_FP32 dims: [ 1, 2 ] }, '
+    optional = '{ name: "Z" data_type: TYPE_FP32 dims: [ 1, 2 ] optional: true } ]\n'
+    output = 'output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1, 2 ] } ]\n'
+    found = model(tmp_path, f'backend: "onnxruntime"\n{inputs}{optional}{output}', {"1/model.onnx": made})
+    assert ("IO016" in {one.rule.id for one in found}) is refused
 
 
 def test_optional_inputs_of_onnx_files_came_with_23_04(tmp_path: Path) -> None:
