@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two lanes, each with a Docker Engine of its own; tests/conftest.py says in which order they take the modules.
+LANES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast soak lint format judge bench clean help
 
@@ -24,7 +26,7 @@ demo: $(READY)
 
 test: $(READY) lint
 	bash .ci/packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(LANES)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/golden tests/parity

@@ -185,7 +185,7 @@ def _report(
 ) -> None:
     from importlib.metadata import version
 
-    from composer.console import findings
+    from composer.console import findings, words
 
     names = [model.name for one in repositories for model in one.models]
     document = [findings.finding_json(one) for one in found]
@@ -205,7 +205,7 @@ def _report(
         desk.console.text(json.dumps({"schema": 1, "models": names, "findings": document}, indent=2) + "\n")
         desk.console.result("findings", document)
     else:
-        told = f"{len(names)} models, Triton {case.release.name if case.release else 'of any release'}"
+        told = f"{words.count(len(names), 'model')}, Triton {case.release.name if case.release else 'of any release'}"
         summary = f"{told}: {findings.count_of(found)}"
         desk.console.result("findings", document, *findings.findings_text(found), summary)
 
@@ -245,6 +245,79 @@ def _ls(desk: Desk, /, paths: Sequence[Path]) -> None:
     repositories, _, _ = _given(paths, None)
     all_models = [model for one in repositories for model in one.models]
     desk.console.result("models", [findings.model_json(one) for one in all_models], findings.models_text(all_models))
+
+
+@command("rules", models, reach="none")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.pass_obj
+def _rules(desk: Desk, /, ids: Sequence[str]) -> None:
+    """List the rules that models are checked by, all or those whose id begins so.
+
+    \b
+    Examples:
+      tricompose models rules
+      tricompose models rules LAY ENS
+      tricompose models rules --json | jq -r '.rules[] | select(.triton) | .id'
+    """
+    from composer.console import findings
+    from composer.models.lint import RULES
+
+    wanted = tuple(one.upper() for one in ids) or ("",)
+    found = [rule for name, rule in sorted(RULES.items()) if name.startswith(wanted)]
+    desk.console.result("rules", [findings.rule_json(one) for one in found], findings.rules_text(found))
+
+
+@command("config", models, reach="none")
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path, exists=True))
+@_RELEASE
+@click.option("--write", is_flag=True, help="Put it into the model's folder, where there is none yet.")
+@click.option("--check", is_flag=True, help="Say where the config.pbtxt that is there disagrees with the model's file.")
+@click.pass_obj
+def _config(desk: Desk, /, model: Path, release: str | None, write: bool, check: bool) -> None:
+    """Write a model's config.pbtxt, as the server would complete it, with what it cannot know as commented choices.
+
+    MODEL is a model's folder, or the file itself: ONNX, TorchScript or a TensorRT plan. For ONNX all is known; lines
+    that someone must fill in say so.
+
+    \b
+    Examples:
+      tricompose models config ./model_repository/densenet
+      tricompose models config ./model_repository/densenet --write
+      tricompose models config ./model_repository/densenet --check --release 24.09
+      tricompose models config densenet.onnx > config.pbtxt
+    """
+    from composer.models.autoconfig import to_fill_in
+    from composer.models.model_files import config_for, put_config
+
+    if write and check:
+        raise Usage("--write and --check exclude each other", hint="tricompose models config --check first")
+    if (write or check) and not model.is_dir():
+        hint = "tricompose models config REPOSITORY/NAME   (the folder that the versions are in)"
+        raise Usage(f"{model} is no model's folder", hint=hint)
+    if check:
+        _compare(desk, model, release)
+        return
+    text = config_for(model, release=_known(release))
+    lines = list(to_fill_in(text))
+    if write:
+        path = put_config(model, text)
+        left = f"; fill in line {', '.join(map(str, lines))}" if lines else ""
+        desk.console.result("config", {"path": str(path), "to_fill_in": lines}, f"{path} is written{left}")
+        return
+    desk.console.result("config", {"text": text, "to_fill_in": lines})
+    desk.console.text(text)
+
+
+def _compare(desk: Desk, folder: Path, release: str | None) -> None:
+    from composer.models.lint import lint
+    from composer.models.lint.case import case_for
+    from composer.models.model_files import AGREEMENT, alone
+
+    repository = alone(folder)
+    case = case_for(_known(release))
+    found = [one for one in lint([repository], case) if one.rule.id.startswith(AGREEMENT)]
+    _report(desk, found, [repository], case, "text")
+    _end(found, "warning", [folder])
 
 
 @command("convert", models)

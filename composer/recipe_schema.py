@@ -156,7 +156,8 @@ class Conversion(_Part):
     shapes: Mapping[Text, Annotated[Profile, BeforeValidator(_profile)]] = {}
     """For every input whose shape is not fixed, the smallest, the usual and the largest, by the input's name."""
     input_formats: tuple[TensorFormat, ...] = ()
-    """Type and layout of the inputs, as `fp16:chw`: one for all, or one for each in the model's order."""
+    """Type and layout of the inputs, as `fp16:chw`: one for all, or one for each in the model's order. From TensorRT 11
+    on the layout alone: `chw`."""
     output_formats: tuple[TensorFormat, ...] = ()
     """Type and layout of the outputs, likewise."""
     workspace: Size | None = None

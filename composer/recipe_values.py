@@ -108,7 +108,7 @@ _LAYOUT: Final = r"(?:chw(?:2|4|16|32)?|d?hwc|d?hwc8|hwc16|cdhw32|dla_linear|dla
 TensorFormat = Annotated[
     str,
     _Spelled(
-        rf"(?:fp32|fp16|bf16|fp8|int8|int32|int64|uint8|bool):{_LAYOUT}(?:\+{_LAYOUT})*",
+        rf"(?:(?:fp32|fp16|bf16|fp8|int8|int32|int64|uint8|bool):)?{_LAYOUT}(?:\+{_LAYOUT})*",
         "is not a tensor's type and layout",
         "fp16:chw, int8:chw32, fp16:chw+hwc8, ...",
     ),

@@ -25,16 +25,9 @@ from composer.folder import Member, addresses, build_options, contents
 from composer.inventory import Component
 from composer.lock import Pinned, Upstream, pin
 from composer.models.repository import Model, ModelRepository, read_repository
-from composer.models.tensorrt import (
-    config_text,
-    decide,
-    expected_version,
-    image_of,
-    interface_of,
-    same_version,
-    survey_original,
-    version_of,
-)
+from composer.models.tensorrt import decide, expected_version, image_of, same_version, version_of
+from composer.models.tensorrt_config import config_text, interface_of
+from composer.models.tensorrt_source import survey_original
 from composer.network_files import network_files
 from composer.oci.credentials import Credentials
 from composer.oci.daemon import Engine

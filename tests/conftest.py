@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,33 @@ settings.register_profile("plain", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("soak", deadline=None, max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "plain"))
+
+
+HERE = Path(__file__).parent
+QUICK = ("unit/", "golden/", "compose/")
+LONG = (
+    *("docker/test_network.py", "docker/test_on_top.py", "docker/test_dockerfile.py", "parity/test_law.py"),
+    *("triton/test_rootfs.py", "docker/test_quoting.py", "triton/test_quickstart.py", "faults/test_bad_input.py"),
+    *("faults/test_interruptions.py", "triton/test_command_line.py", "registry/test_builds.py"),
+)
+"""The modules that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest module first, then the quick ones, then the rest from long to short.
+
+    `make test` has two lanes, and each takes the next module when it is done with one: so one is at the longest while
+    the other soon tells what simple thing is broken, and they end at about the same time.
+    """
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.relative_to(HERE).as_posix()
+    if name.startswith(QUICK):
+        return 1
+    place = LONG.index(name) if name in LONG else len(LONG)
+    return place + 2 if place else 0
 
 
 def require(*tools: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.command import tricompose
+from tests.turns import in_turn
 from tests.upstream import make
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -65,7 +66,8 @@ def make_quickstart(folder: Path) -> Quickstart:
 def lay_out(folder: Path) -> None:
     """The recipe, its models and its upstream, where the recipe looks for them."""
     shutil.copytree(RECIPES, folder / "recipes")
-    make(folder / "build/upstream")
+    with in_turn("upstream"):
+        make(folder / "build/upstream")
 
 
 def infer(http: str, model: str) -> dict[str, list[float]]:

@@ -94,6 +94,18 @@ def rule_text(rule: Rule) -> Iterator[RenderableType]:
         yield Text(f"holds for: {rule.since or 'the first release'} to {rule.until or 'the last'}")
 
 
+def rules_text(rules: Sequence[Rule]) -> RenderableType:
+    """A table of rules."""
+    made = results.table("RULE", "SEVERITY", "RELEASES", "WHAT IT IS ABOUT")
+    for one in rules:
+        since, until = one.since or "", one.until or ""
+        span = (
+            f"{since} to {until}" if since and until else f"from {since}" if since else f"to {until}" if until else ""
+        )
+        made.add_row(one.id, Text(one.severity, style=_COLOURS[one.severity]), span, Text(one.title))
+    return made
+
+
 def models_text(models: Sequence[Model]) -> RenderableType:
     """A table of models."""
     made = results.table("MODEL", "BACKEND", "VERSIONS", "SERVED", "BATCH", "SIZE", numbers=("SIZE", "BATCH"))

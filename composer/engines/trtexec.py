@@ -33,23 +33,9 @@ from composer.engines.trtexec_words import explain
 from composer.errors import BuildFailed, Corrupt, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Transferred
 from composer.models.opening import Unreadable
-from composer.models.tensorrt import (
-    PLAN,
-    RECORD,
-    TIMING,
-    WORKPLACE,
-    Brought,
-    Extras,
-    Gpu,
-    Job,
-    Original,
-    Record,
-    decide,
-    read_record,
-    same_version,
-    suits,
-)
+from composer.models.tensorrt import PLAN, RECORD, TIMING, Gpu, Job, Record, decide, read_record, same_version, suits
 from composer.models.tensorrt_plan import read_plan
+from composer.models.tensorrt_source import WORKPLACE, Brought, Extras, Original
 from composer.oci.layout import begin_file, beside, room, write_all
 from composer.oci.steps import Lines
 from composer.oci.store import CHUNK

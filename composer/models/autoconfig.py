@@ -80,13 +80,15 @@ def can_batch(model: OnnxModel) -> bool:
 
 
 def unsupported(value: Value, release: str | None) -> str | None:
-    """Why the server cannot serve an input or output; None where it can. BF16 came with 26.03."""
+    """Why the server cannot serve an input or output; None where it can."""
     if value.kind != "tensor":
         return f"is no tensor ({value.kind.replace('_', ' ')})"
     if value.datatype is None:
         return f"has an element type that Triton has no datatype for (ONNX's number {value.element})"
     if value.datatype == "TYPE_BF16" and release is not None and release < "26.03":
         return f"is of BF16, which the ONNX Runtime backend of {release} does not take; that of 26.03 does"
+    if not value.shape and value.sure and release is not None and release < "23.10":
+        return f"is a single number, which the ONNX Runtime backend of {release} does not take; that of 23.10 does"
     if 0 in value.shape:
         return "has a dimension of size 0"
     return None

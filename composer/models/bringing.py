@@ -75,7 +75,7 @@ def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way)
     fetched = fetch(model.source, sha256=model.sha256, into=into, way=way)
     way.emit(StageFinished(stage="fetch", detail=f"{model.name} is {fetched.digest}"))
     if model.sha256 is None:
-        said = f"{fetched.pinned.uri} may be another one next time; to pin this one: sha256: {_hex(fetched.digest)}"
+        said = f"{shown(model.source)} may be another one next time; to pin this one: sha256: {_hex(fetched.digest)}"
         way.emit(Logged(text=said, source=model.name))
     try:
         placed = place(fetched, model.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -138,8 +139,10 @@ def _started(
 
 def _launched(client: docker.DockerClient, settings: Mapping[str, Any], stack: ExitStack) -> Container:
     with _explained():
-        container = client.containers.create(**settings)
-        stack.callback(_remove, container)
+        # An engine that was asked makes the container, whoever has been interrupted meanwhile: wait, then remove it.
+        asked = stack.enter_context(ThreadPoolExecutor(1)).submit(client.containers.create, **settings)
+        stack.callback(_remove, asked)
+        container = asked.result()
         container.start()
     return container
 
@@ -171,9 +174,10 @@ def _running(container: Container, inner: Mapping[str, int]) -> _Server:
     )
 
 
-def _remove(container: Container) -> None:
+def _remove(asked: Future[Container]) -> None:
     with suppress(NotFound):
-        container.remove(force=True, v=True)
+        if asked.exception() is None:
+            asked.result().remove(force=True, v=True)
 
 
 def _forget(client: docker.DockerClient, name: str) -> None:

@@ -25,12 +25,16 @@ from composer import pipeline, with_docker
 from composer.engines.trtexec import LABEL, Made, lay_out
 from composer.errors import BuildFailed, NotFound, TricomposeError, Unplannable
 from composer.events import Event, Logged, StageFinished, StageStarted, Transferred, Warned
-from composer.models.tensorrt import RECORD, config_text, interface_of, survey_original
+from composer.models.tensorrt import RECORD
+from composer.models.tensorrt_config import config_text, interface_of
 from composer.models.tensorrt_plan import TensorRtPlan, read_plan
+from composer.models.tensorrt_source import survey_original
 from composer.pipeline import Workplace
 from composer.recipe import Recipe, load_recipe
 from tests.command import environment, tricompose
 from tests.modelfiles import external_tensor, node, onnx_model
+from tests.parity.image import unpack
+from tests.parity.place import BASE, Place, packed, server
 from tests.services.dockerd import Dockerd, running_dockerd
 from tests.services.registry import Registry, running_registry
 from tests.services.trtexec import TENSORRT, filesystem, write_hook
@@ -368,3 +372,19 @@ def test_the_repository_of_what_was_converted(bench: Bench) -> None:
     assert mine is not None
     assert mine.models[0].config.max_batch_size == 4
     assert found.models[0].config.max_batch_size == 32
+
+
+def test_a_build_converts(bench: Bench) -> None:
+    """From the recipe to the image: converted here, and baked in."""
+    upstream = Place(bench.path)
+    upstream.upstream(BASE, packed(server("python", "tensorrt")), base=1)
+    bench.model()
+    recipe = bench.recipe(SHAPES, f"{upstream.origin}\n").model_copy(update={"backends": "auto"})
+    pipeline.build(recipe, bench.place(recipe), outputs=[upstream.output()], runner=None)
+    image = unpack(bench.path / "result", "slim", bench.path / "slim")
+    baked = read_plan(image / "models/m/1/model.plan")
+    assert isinstance(baked, TensorRtPlan)
+    assert baked.version == (10, 4, 0, 26)
+    assert "max_batch_size: 32" in (image / "models/m/config.pbtxt").read_text()
+    (said,) = pipeline.plan(recipe, bench.place(recipe), scan="none")
+    assert [one.name for one in said.models] == ["m"]

@@ -29,6 +29,18 @@ def engines() -> Iterator[dict[str, Dockerd]]:
         yield {"classic": classic, "buildkit": buildkit}
 
 
+@pytest.fixture(scope="module")
+def warm(engines: dict[str, Dockerd], quickstart: Quickstart) -> dict[str, Dockerd]:
+    """The same, when they have the layers of the upstream: a build need not give them each time anew."""
+    for engine in engines.values():
+        env = environment(quickstart.folder, DOCKER_HOST=engine.host)
+        for tag in ("24.10-py3-min", "24.10-py3"):
+            argv = ("copy", f"oci:build/upstream:{tag}", f"docker-daemon:kept:{tag}")
+            said = tricompose(*argv, cwd=quickstart.folder, env=env)
+            assert said.returncode == 0, said.stderr
+    return engines
+
+
 def dockerfile_recipe(quickstart: Quickstart, name: str, change: Callable[[str], str] = lambda text: text) -> Path:
     """The quickstart's recipe for the other engine, with an output of its own."""
 
@@ -115,9 +127,9 @@ def serve(engine: Dockerd, image: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("builder", ["classic", "buildkit"])
 def test_the_written_folder_builds_with_docker_alone_and_no_network(
-    quickstart: Quickstart, engines: dict[str, Dockerd], mirror: str, builder: str
+    quickstart: Quickstart, warm: dict[str, Dockerd], mirror: str, builder: str
 ) -> None:
-    engine = engines[builder]
+    engine = warm[builder]
     recipe = dockerfile_recipe(quickstart, f"written-{builder}", behind(mirror))
     folder = quickstart.folder / f"folder-{builder}"
     said = tricompose("plan", recipe, "--dockerfile", folder, cwd=quickstart.folder)
@@ -154,7 +166,7 @@ def test_a_mirror_serves_the_direct_engine_too_and_is_not_named(quickstart: Quic
 
 @pytest.mark.parametrize(("name", "more"), [("slim-1", []), ("slim-2", ["pytorch"])])
 def test_the_story_of_the_seed(
-    quickstart: Quickstart, engines: dict[str, Dockerd], mirror: str, name: str, more: list[str]
+    quickstart: Quickstart, warm: dict[str, Dockerd], mirror: str, name: str, more: list[str]
 ) -> None:
     """onnxruntime, python and tensorrt, then pytorch too, behind a mirror, pushed to a registry of one's own."""
     target = f"{mirror}/tools/tritonserver:24.10-py3-{name}"
@@ -164,12 +176,12 @@ def test_the_story_of_the_seed(
         text = behind(mirror)(text).replace("[onnxruntime, python]", f"[{', '.join(wanted)}]")
         return text.replace(f"oci:../build/{name}:1", f"docker://{target}")
 
-    built = build(quickstart, dockerfile_recipe(quickstart, name, change), engines["classic"], "--no-validate")
+    built = build(quickstart, dockerfile_recipe(quickstart, name, change), warm["classic"], "--no-validate")
     assert built["delivered"] == [f"docker://{target}"]
     assert upstream_label(quickstart, f"docker://{target}", mirror).startswith("nvcr.io/nvidia/tritonserver@sha256:")
-    engines["buildkit"].docker("pull", target)
-    serve(engines["buildkit"], target)
-    listed = engines["buildkit"].docker("run", "--rm", "--entrypoint", "ls", target, "/opt/tritonserver/backends")
+    warm["buildkit"].docker("pull", target)
+    serve(warm["buildkit"], target)
+    listed = warm["buildkit"].docker("run", "--rm", "--entrypoint", "ls", target, "/opt/tritonserver/backends")
     assert listed.split() == wanted
 
 
@@ -187,13 +199,13 @@ steps:
 
 @pytest.mark.parametrize("builder", ["classic", "buildkit"])
 def test_steps_on_top_of_a_composed_image_leave_its_layers(
-    quickstart: Quickstart, engines: dict[str, Dockerd], builder: str, tmp_path: Path
+    quickstart: Quickstart, warm: dict[str, Dockerd], builder: str, tmp_path: Path
 ) -> None:
     def change(text: str) -> str:
         return text.replace("oci:../build/slim:24.10-py3-slim", f"oci:../build/stepped-{builder}:1") + STEPS
 
     recipe = quickstart.recipe(change, f"stepped-{builder}")
-    build(quickstart, recipe, engines[builder], "--runner", "docker")
+    build(quickstart, recipe, warm[builder], "--runner", "docker")
     layout = quickstart.folder / f"build/stepped-{builder}"
     mine, composed = _layers(layout), _layers(quickstart.folder / "build/slim")
     assert mine[: len(composed)] == composed
@@ -218,14 +230,14 @@ def _layers(layout: Path, tag: str | None = None) -> list[str]:
     return [layer["digest"] for layer in blob(entries[-1]["digest"])["layers"]]
 
 
-def test_a_failing_step_is_told_with_its_last_lines(quickstart: Quickstart, engines: dict[str, Dockerd]) -> None:
+def test_a_failing_step_is_told_with_its_last_lines(quickstart: Quickstart, warm: dict[str, Dockerd]) -> None:
     recipe = dockerfile_recipe(
         quickstart, "failing", lambda text: text + 'steps: ["echo nearly there; ls /no/such/folder"]\n'
     )
     said = tricompose(
         *("build", recipe, "--cache", "cache", "--json"),
         cwd=quickstart.folder,
-        env=environment(quickstart.folder, DOCKER_HOST=engines["classic"].host),
+        env=environment(quickstart.folder, DOCKER_HOST=warm["classic"].host),
     )
     assert said.returncode == 11, said.stderr
     error = json.loads(said.stdout)["error"]
@@ -247,10 +259,10 @@ steps: |
 
 
 def test_a_fragment_runs_aside_and_configures_the_image(
-    quickstart: Quickstart, engines: dict[str, Dockerd], tmp_path: Path
+    quickstart: Quickstart, warm: dict[str, Dockerd], tmp_path: Path
 ) -> None:
     recipe = dockerfile_recipe(quickstart, "fragment", lambda text: text + FRAGMENT)
-    build(quickstart, recipe, engines["classic"], "--no-validate")
+    build(quickstart, recipe, warm["classic"], "--no-validate")
     root = unpack(quickstart.folder / "build/fragment", "1", tmp_path / "fragment")
     assert (root / "etc/said").read_text() == "hello\nfrom a fragment\n"
     said = tricompose("inspect", f"oci:{quickstart.folder}/build/fragment:1", "--json", cwd=quickstart.folder)
@@ -261,7 +273,7 @@ def test_a_fragment_runs_aside_and_configures_the_image(
 # -- parts of other origin, and images without CUDA ---------------------------------------------------------------
 
 
-def test_files_and_backends_of_ones_own(quickstart: Quickstart, engines: dict[str, Dockerd], tmp_path: Path) -> None:
+def test_files_and_backends_of_ones_own(quickstart: Quickstart, warm: dict[str, Dockerd], tmp_path: Path) -> None:
     own = quickstart.folder / "recipes/own"
     own.mkdir()
     (own / "model.py").write_text("import triton_python_backend_utils as pb_utils\n")
@@ -273,7 +285,7 @@ files:
   - {source: ./own/model.py, target: /lib/model.py}
 """
     recipe = dockerfile_recipe(quickstart, "own", lambda text: text + more)
-    build(quickstart, recipe, engines["buildkit"], "--runner", "docker")
+    build(quickstart, recipe, warm["buildkit"], "--runner", "docker")
     root = unpack(quickstart.folder / "build/own", "1", tmp_path / "own")
     backend = root / "opt/tritonserver/backends/mine"
     assert sorted(path.name for path in backend.iterdir()) == ["model.py", "odd [name] $HOME"]
@@ -282,9 +294,9 @@ files:
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
 
 
-def test_an_image_without_cuda_serves(quickstart: Quickstart, engines: dict[str, Dockerd], tmp_path: Path) -> None:
+def test_an_image_without_cuda_serves(quickstart: Quickstart, warm: dict[str, Dockerd], tmp_path: Path) -> None:
     recipe = dockerfile_recipe(quickstart, "cpu", lambda text: text + 'variant: cpu-only-py3\ntriton: "24.10"\n')
-    built = build(quickstart, recipe, engines["classic"], "--runner", "docker")
+    built = build(quickstart, recipe, warm["classic"], "--runner", "docker")
     root = unpack(quickstart.folder / "build/cpu", "1", tmp_path / "cpu")
     assert built["images"][0]["validation"]["ok"]
     assert (root / "opt/tritonserver/bin/tritonserver").exists()

@@ -30,6 +30,7 @@ from tests.services.forward import forward_proxy
 from tests.services.index import make_index, make_wheel
 from tests.services.registry import make_certificate
 from tests.services.web import Web, web
+from tests.turns import in_turn
 from tests.upstream.image import Upstream
 
 pytestmark = pytest.mark.docker
@@ -104,7 +105,8 @@ def site(docker_engine: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> It
 @contextmanager
 def site_of(engine: Dockerd, folder: Path) -> Iterator[Site]:
     require("gpg", "dpkg-deb", "openssl")
-    images = make_small(folder / "images")
+    with in_turn("upstream"):
+        images = make_small(folder / "images")
     environ = {**os.environ, "DOCKER_HOST": engine.host}
     copied = tricompose("copy", images.min, f"docker-daemon:{BASE}", cwd=folder, env=environ)
     assert copied.returncode == 0, copied.stderr

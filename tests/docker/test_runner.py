@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from docker.models.containers import ContainerCollection
 
 from composer.checks import prove
 from composer.errors import CheckFailed, TricomposeError, Unplannable
@@ -164,6 +166,28 @@ def test_an_interruption_while_the_image_is_on_its_way(bench: Bench, engine: Doc
     with (
         pytest.raises(KeyboardInterrupt),
         DockerRunner().start(image, bench.store, NO_GPU, emit=interrupt),
+    ):
+        pytest.fail("it started")
+
+
+def test_an_interruption_while_the_container_is_made(
+    bench: Bench,  # noqa: F811
+    engine: Dockerd,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine goes on making it, whoever is gone."""
+    create = ContainerCollection.create
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        made = create(*arguments, **settings)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        return made
+
+    monkeypatch.setattr(ContainerCollection, "create", interrupted)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        DockerRunner().start(script(bench, "true"), bench.store, NO_GPU, emit=ignore),
     ):
         pytest.fail("it started")
 

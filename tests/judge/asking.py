@@ -149,8 +149,8 @@ def _request(config: Config) -> tuple[bytes, bytes]:
 
 
 def sequence(config: Config) -> dict[str, object]:
-    """Parameters of a request that is a whole sequence."""
-    if "sequence_batching" not in config:
+    """Parameters of a request that is a whole sequence. An ensemble hands them to its members."""
+    if "sequence_batching" not in config and config.get("platform") != "ensemble":
         return {}
     return {"sequence_id": 1, "sequence_start": True, "sequence_end": True}
 

@@ -3,17 +3,19 @@
 Each model file stands in three repositories: without any config, where the server completes everything; with the config
 that was written for it, before a server that may complete nothing; and with all the choices taken that stand in it.
 The first two must say the same of it, and all must answer.
-Needs the real onnxruntime backend: see `server.ONNXRUNTIME_BACKEND`.
+What the server said is recorded, for the unit tests. Needs the real onnxruntime backend: see README.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from tests.modelfiles import (
 from tests.upstream.inputs import UpstreamError
 
 from .asking import Config
+from .corpus import entries
 from .judging import judge
 from .server import RELEASES, Server, prepared
 
@@ -186,8 +189,27 @@ def _folders() -> dict[str, Model]:
     }
 
 
-def compared(server: Server, found: Mapping[str, Model]) -> Iterator[tuple[str, str, str]]:
-    """For each model its name, `same`, `refused` by both, or `different`, and what about it is."""
+def of_the_corpus(release: str) -> dict[str, Model]:
+    """Every model.onnx of the corpus that can be read, each once, by a name made of its bytes."""
+    files = {data for entry in entries(release) for path, data in entry.files.items() if path.endswith(".onnx")}
+    texts = [data for data in files if isinstance(data, bytes) and data]
+    return {f"corpus_{hashlib.sha256(data).hexdigest()[:12]}": {"model.onnx": data} for data in sorted(texts)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What came of a model: `same`, `refused` by the server with and without us, or `different`, and `why`.
+
+    `config` is what the server said of it without a config, its inputs and outputs by name.
+    """
+
+    outcome: str
+    why: str = ""
+    config: Config | None = None
+
+
+def compared(server: Server, found: Mapping[str, Model]) -> Mapping[str, Comparison]:
+    """Ask a server of each model, three times."""
     with tempfile.TemporaryDirectory(prefix="autoconfig-") as name:
         work = Path(name)
         work.chmod(0o755)
@@ -195,11 +217,10 @@ def compared(server: Server, found: Mapping[str, Model]) -> Iterator[tuple[str, 
         automatic = _configs(server, work / "auto")
         strict = _configs(server, work / "strict", "--disable-auto-complete-config")
         chosen = _configs(server, work / "chosen", "--disable-auto-complete-config")
-    for model, text in texts.items():
-        outcome, why = _compared(text, automatic.get(model), strict.get(model))
-        if outcome == "same" and "model_warmup" not in chosen.get(model, {}):
-            outcome, why = "different", "it does not load with the choices taken"
-        yield model, outcome, why
+    return {
+        model: _compared(text, automatic.get(model), strict.get(model), chosen.get(model))
+        for model, text in texts.items()
+    }
 
 
 def _placed(work: Path, name: str, files: Model, release: str) -> str | None:
@@ -237,15 +258,17 @@ def _configs(server: Server, repository: Path, *flags: str) -> Mapping[str, Conf
     return {name: config for name, config in verdict.configs.items() if name not in failing}
 
 
-def _compared(text: str | None, automatic: Config | None, strict: Config | None) -> tuple[str, str]:
+def _compared(text: str | None, automatic: Config | None, strict: Config | None, chosen: Config | None) -> Comparison:
     if text is None:
-        return ("different", "the server serves it, we do not") if automatic else ("refused", "")
-    if automatic is None or strict is None:
-        return "different", f"served: automatic {automatic is not None}, written {strict is not None}"
+        outcome = "different" if automatic else "refused"
+        return Comparison(outcome=outcome, why="the server serves it, we do not" if automatic else "")
+    if automatic is None or strict is None or chosen is None:
+        given = {"automatic": automatic, "written": strict, "with choices": chosen}
+        return Comparison(outcome="different", why=", ".join(f"{name}: {bool(one)}" for name, one in given.items()))
     left, right = _in_order(automatic), _in_order(strict)
     unlike = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
     shown = "; ".join(f"{key}: {json.dumps(left.get(key))} != {json.dumps(right.get(key))}" for key in unlike)
-    return ("different", shown) if unlike else ("same", "")
+    return Comparison(outcome="different" if unlike else "same", why=shown, config=left)
 
 
 def _in_order(config: Config) -> dict[str, Any]:
@@ -253,19 +276,47 @@ def _in_order(config: Config) -> dict[str, Any]:
     return {**config, **{key: sorted(config.get(key, []), key=lambda io: io["name"]) for key in ("input", "output")}}
 
 
+def record_path(release: str) -> Path:
+    """Where the comparisons of a release are."""
+    return Path(__file__).with_name(f"autoconfig-{release}.json")
+
+
+def recorded(release: str) -> Mapping[str, Config | None]:
+    """What the server made of each model by itself; None for those that it refuses."""
+    return dict(json.loads(record_path(release).read_text())["models"])
+
+
+def _record(release: str, judge_name: str, found: Mapping[str, Comparison]) -> None:
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(_told(one.config))}" for name, one in sorted(found.items()))
+    record_path(release).write_text(f'{{"judge": "{judge_name}", "models": {{\n{rows}\n}}}}\n')
+
+
+def _told(config: Config | None) -> Config | None:
+    """The part of a config that auto-complete makes."""
+    if config is None:
+        return None
+    keys = ("name", "backend", "platform", "default_model_filename", "max_batch_size")
+    ports = {side: [_port(io) for io in config[side]] for side in ("input", "output")}
+    return {**{key: config[key] for key in keys}, **ports, "dynamic_batching": "dynamic_batching" in config}
+
+
+def _port(io: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: io[key] for key in ("name", "data_type", "dims", "reshape") if key in io}
+
+
 def main() -> int:
-    """Compare, print a line each and the sum; 1 if anything differs."""
-    release = os.environ.get("TRICOMPOSE_JUDGE_RELEASE", RELEASES[0])
-    differences = 0
+    """Compare, print a line for each that differs and the sum, record what the server said; 1 if anything differs."""
+    release = sys.argv[1] if len(sys.argv) > 1 else RELEASES[0]
     with prepared(release) as server:
         if server.backend == "stand-in":
             raise UpstreamError("auto-complete is the real backend's: the stand-in has none")
-        print(f"Triton {release}, {server.backend}")
-        for name, outcome, why in compared(server, models()):
-            differences += outcome == "different"
-            print(f"{outcome:10} {name}  {why}".rstrip())
-    print(f"{differences} of {len(models())} differ")
-    return 1 if differences else 0
+        found = compared(server, {**models(), **of_the_corpus(release)})
+    _record(release, server.backend, found)
+    for name, one in found.items():
+        if one.outcome != "same":
+            print(f"{one.outcome:10} {name}  {one.why}".rstrip())
+    print(f"Triton {release}, {server.backend}: {dict(Counter(one.outcome for one in found.values()))}")
+    return 1 if any(one.outcome == "different" for one in found.values()) else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ STILL = 4.0
 more than one: what they wait for themselves has shorter deadlines."""
 DEADLINE = 120.0
 """Seconds for a server to be ready, whatever it does. Only what works without end comes to it."""
+ATTEMPTS = 3
+"""Requests to a model, at most: one that is answered with an error may have been the first by chance."""
 FATAL = ("error: creating server", "failed to load all models")
 _counter = itertools.count()
 
@@ -179,11 +181,18 @@ class _Trial:
         def ask() -> Answer:
             config = client.config(model, version)
             self.configs[model] = config
-            if model in self.requests:
-                return client.given(model, version, self.requests[model])
-            return client.infer(model, version, config)
+            for _ in range(ATTEMPTS):
+                answer = self._asked_once(client, model, version, config)
+                if not answer.failed or answer.status == 0:
+                    break
+            return answer
 
         return _within_patience(ask, Stillness(process.pid))
+
+    def _asked_once(self, client: Client, model: str, version: str, config: Config) -> Answer:
+        if model in self.requests:
+            return client.given(model, version, self.requests[model])
+        return client.infer(model, version, config)
 
     def _log(self) -> str:
         return (self.work / "log").read_bytes().decode(errors="backslashreplace")

@@ -26,6 +26,7 @@ from composer.oci.image import (
 from composer.oci.layout import LayoutStore
 from composer.oci.names import parse_reference
 from composer.oci.unpack import unpack
+from tests.turns import in_turn
 from tests.upstream import make
 
 BALLAST = (
@@ -88,7 +89,8 @@ class Bench:
 
 def make_bench(folder: Path) -> Bench:
     """Build the upstream, and from it a layout in `folder`."""
-    full, source = read_image(make(folder / "upstream").full)
+    with in_turn("upstream"):
+        full, source = read_image(make(folder / "upstream").full)
     root = folder / "root"
     unpack(full, source, root, emit=ignore)
     backends = root / "opt/tritonserver/backends"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +20,9 @@ from composer.models.onnx import OnnxModel, read_onnx
 from composer.models.schema import ModelConfig
 from composer.models.tensorrt_plan import TensorRtPlan, read_plan
 from composer.models.torchscript import TorchFile, read_torch
-from tests.judge import shapes
+from tests.judge import autoconfig, shapes
 from tests.judge.autoconfig import with_choices
+from tests.judge.server import RELEASES
 from tests.modelfiles import (
     Value,
     aoti_package,
@@ -116,6 +120,13 @@ def test_bf16_came_late(tmp_path: Path) -> None:
     assert "TYPE_BF16" in written("m", model, release="26.03")
     with pytest.raises(Unplannable, match=r"BF16, which the ONNX Runtime backend of 26.02 does not take"):
         written("m", model, release="26.02")
+
+
+def test_single_numbers_came_late(tmp_path: Path) -> None:
+    model = _onnx(tmp_path, onnx_identity(dims=()))
+    assert "dims: [ 1 ]" in written("m", model, release="23.10")
+    with pytest.raises(Unplannable, match=r"a single number, which the ONNX Runtime backend of 23.09 does not take"):
+        written("m", model, release="23.09")
 
 
 @pytest.mark.parametrize(
@@ -458,6 +469,43 @@ def test_models_that_cannot_be_served_are_told_by_what_they_have(tmp_path: Path)
     found = _found(_given(), tmp_path, data)
     assert [(one.kind, one.key) for one in found] == [("unserved", ())]
     assert found[0].words == "Unsupported ONNX Type 'ONNX_TYPE_SEQUENCE' for I/O 'Y', expected 'ONNX_TYPE_TENSOR'."
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_is_written_is_what_the_real_server_completes(tmp_path: Path, release: str) -> None:
+    """Its configs are recorded: `python -m tests.judge.autoconfig RELEASE`."""
+    recorded = autoconfig.recorded(release)
+    found = {**autoconfig.models(), **autoconfig.of_the_corpus(release)}
+    for name, files in autoconfig.models().items():
+        assert name in recorded, "python -m tests.judge.autoconfig"
+        assert _written_for(name, files, tmp_path / name, release) == recorded[name]
+    known = [name for name in found if recorded.get(name)]
+    assert len(known) > 50
+    for name in known:
+        assert _written_for(name, found[name], tmp_path / "again" / name, release) == recorded[name]
+
+
+def _written_for(name: str, files: Mapping[str, bytes], folder: Path, release: str) -> Mapping[str, Any] | None:
+    """What is written for a model, as the server would say it; None where nothing can be."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    model = read_onnx(folder / "model.onnx")
+    assert isinstance(model, OnnxModel)
+    try:
+        config = _parsed(written(name, model, release=release))
+    except Unplannable:
+        return None
+    keys = ("name", "backend", "platform", "default_model_filename", "max_batch_size")
+    ports = {key: sorted(map(_port, getattr(config, key)), key=itemgetter("name")) for key in ("input", "output")}
+    batching = config.HasField("dynamic_batching")
+    return {**{key: getattr(config, key) for key in keys}, **ports, "dynamic_batching": batching}
+
+
+def _port(io: Any) -> Mapping[str, Any]:
+    datatype = io.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[io.data_type].name
+    reshape = {"reshape": {"shape": list(io.reshape.shape)}} if io.HasField("reshape") else {}
+    return {"name": io.name, "data_type": datatype, "dims": list(io.dims), **reshape}
 
 
 @pytest.mark.parametrize("number", range(0, 300, 3))

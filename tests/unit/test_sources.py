@@ -14,11 +14,15 @@ import sys
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from composer import network
 from composer.cache import clear, look
@@ -26,13 +30,15 @@ from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unplanna
 from composer.events import Event, Transferred, Warned
 from composer.models import sources
 from composer.models.sources import Fetched, Way, buckets, fetch
+from composer.models.sources.remote import Stream
 from composer.models.sources.way import shown
+from composer.models.sources.web import Wire
 from composer.oci.credentials import Credentials
 from composer.oci.image import Descriptor, canonical_json, make_manifest
 from composer.oci.layout import LayoutStore
 from composer.oci.transports import Access
 from tests.images import layer_tar, picture, put
-from tests.services.registry import free_port
+from tests.services.registry import free_port, make_certificate
 from tests.services.storage import (
     COMMIT,
     Objects,
@@ -43,6 +49,7 @@ from tests.services.storage import (
     running_google_storage,
     running_s3,
 )
+from tests.services.web import web
 
 MODEL = random.Random(4).randbytes(5 << 20)
 OTHER = random.Random(5).randbytes(5 << 20)
@@ -308,6 +315,28 @@ def test_the_proxy_of_the_recipe_is_gone_through(kitchen: Kitchen) -> None:
         assert len(proxy.asked) == 1
 
 
+def test_certificates_of_the_recipe_are_trusted_and_no_others(kitchen: Kitchen, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "127.0.0.1")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "net.onnx").write_bytes(MODEL)
+    with web(tmp_path / "web", certificate=certificate) as server:
+        source = f"{server.url}/net.onnx"
+        assert "not trusted" in kitchen.refused(Unreachable, source)
+        assert contents(kitchen.fetch(source, ca_bundle=certificate)) == {"net.onnx": MODEL}
+        assert kitchen.fetch(source, insecure=frozenset([f"127.0.0.1:{server.port}"])).digest == f"sha256:{sha(MODEL)}"
+
+
+def test_an_s3_service_with_the_recipe_s_certificate_is_spoken_to(kitchen: Kitchen, tmp_path: Path) -> None:
+    """What it answers here is no S3: that it was asked at all says that it was trusted."""
+    certificate = make_certificate(tmp_path, "127.0.0.1")
+    with web(tmp_path, certificate=certificate) as server:
+        environ = {"AWS_ENDPOINT_URL": server.url}
+        kitchen.refused(Unreachable, "s3://models/net", environ=environ, patience=0.0)
+        assert not server.asked
+        kitchen.refused(NotFound, "s3://models/net", environ=environ, ca_bundle=certificate, patience=0.0)
+        assert server.asked
+
+
 def test_a_host_without_tls_is_warned_of_unless_a_digest_is_given(kitchen: Kitchen) -> None:
     with Objects(objects={PATH: MODEL}) as proxy:
         kitchen.fetch(f"http://models.invalid{PATH}", sha(MODEL), proxies={"http_proxy": proxy.url})
@@ -500,6 +529,53 @@ def test_the_hub_is_asked_with_the_token_of_its_own_tools(kitchen: Kitchen, hugg
 )
 def test_what_the_hub_does_not_have_is_said(kitchen: Kitchen, hugging: Objects, name: str) -> None:
     kitchen.refused(NotFound, f"hf://{name}", environ={"HF_ENDPOINT": hugging.url})
+
+
+NAMES = st.sampled_from(
+    ["sha", "path", "type", "size", "lfs", "oid", "objects", "actions", "download", "href", "header"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["file", "onnx", "onnx/m.onnx"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+ENTRY = st.fixed_dictionaries(
+    {"type": st.just("file"), "path": st.just("onnx/m.onnx")}, optional={"size": JSON, "lfs": JSON}
+)
+"""What is nearly an entry in the Hub's list of files."""
+
+
+class Answering:
+    """Stands for a service: what it was asked for last is answered by the next of `answers`."""
+
+    links: dict[str, dict[str, str]] = {}  # noqa: RUF012
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+
+    def asked(self, *asked: object) -> tuple[Any, Any]:
+        return (self.answers.pop(0) if self.answers else []), self
+
+
+@settings(max_examples=60)
+@given(answers=st.lists(JSON | st.lists(ENTRY, max_size=2), min_size=1, max_size=3), good=st.integers(0, 2))
+def test_whatever_a_service_answers_is_an_error_for_the_user(answers: list[Any], good: int) -> None:
+    """What a Hub or a Git LFS server may say: sound answers first, then nonsense."""
+    file = {"type": "file", "path": "onnx/model.onnx", "size": 1, "oid": "a"}
+    sound = [{"sha": COMMIT}, [{"type": "directory", "path": "onnx"}], [file]][:good]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        kitchen = Kitchen(Path(folder))
+        (kitchen.base / ".git").mkdir()
+        (kitchen.base / ".git" / "config").write_text('[remote "origin"]\n\turl = http://127.0.0.1:9/owner/repo\n')
+        (kitchen.base / "net.onnx").write_bytes(pointer(MODEL))
+        for source in ("hf://owner/repo/onnx", "hf://owner/repo", "net.onnx"):
+            service = Answering([*sound, *answers] if source.startswith("hf") else [*answers])
+            patch.setattr(Wire, "_asked", service.asked)
+            patch.setattr(
+                Wire, "download", lambda self, *asked, **how: Stream(start=0, total=0, version=None, pieces=iter(()))
+            )
+            with suppress(TricomposeError):
+                kitchen.fetch(source, patience=0.0)
 
 
 # -- buckets ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer import pipeline
@@ -35,20 +35,18 @@ from composer.models.tensorrt import (
     PLAN,
     RECORD,
     Gpu,
-    Interface,
     Job,
     Record,
-    config_text,
     decide,
     expected_version,
     image_of,
-    interface_of,
     read_record,
     same_version,
     suits,
-    survey_original,
     version_of,
 )
+from composer.models.tensorrt_config import Interface, config_text, interface_of
+from composer.models.tensorrt_source import survey_original
 from composer.recipe import Recipe, parse_recipe
 from composer.releases import trtexec
 from tests.modelfiles import external_tensor, node, onnx_model, plan
@@ -140,6 +138,7 @@ FLAGS = sorted(trtexec.flags())
 EXAMPLES = {"switch": True, "count": 1, "number": 0.5, "text": "x"}
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(VERSIONS), st.sets(st.sampled_from(FLAGS), max_size=8))
 def test_any_flags_are_written_or_refused(at: tuple[int, ...], names: set[str]) -> None:
     import tempfile
@@ -197,6 +196,7 @@ output_formats: ["fp16:chw"]
         ("precision: int8\ncalibration: c", TEN, ["--int8", "--fp16", "--calib=/tricompose/calibration.cache"]),
         ("precision: best\ncalibration: c", TEN, ["--best", "--calib=/tricompose/calibration.cache"]),
         ("workspace: 4GiB", TEN, ["--memPoolSize=workspace:4096"]),
+        ("input_formats: [chw]", ELEVEN, ["--inputIOFormats=chw"]),
         ("workspace: 4GiB", "8.2.5.1", ["--workspace=4096"]),
         ("timing_cache: t", TEN, ["--timingCacheFile=/tricompose/made/timing.cache"]),
         ("plugins: [a.so, d/a.so]", TEN, [f"--staticPlugins=/tricompose/plugins/{n}/a.so" for n in (0, 1)]),
@@ -300,6 +300,8 @@ def test_weights_from_elsewhere_are_refused(tmp_path: Path, place: str) -> None:
         ),
         ("version_compatible: true", SEED, "TensorRT 8.5.1.7 has no --versionCompatible", "it came with 8.6"),
         ('input_formats: ["fp16:chw", "fp16:chw"]', TEN, "there are 2 formats for 1 inputs", "or for: X"),
+        ('input_formats: ["chw"]', TEN, "TensorRT 10.4.0.26 wants the type too", 'input_formats: ["fp32:chw"]'),
+        ('output_formats: ["fp16:chw"]', ELEVEN, "the type is the model's own, not fp16", "output_formats: [chw]"),
         ("workspace: 1kB", TEN, "less than one", "workspace: 1GiB"),
         ("flags: {explicitBatch: true}", TEN, "TensorRT 10.4.0.26 has no --explicitBatch", "always has its batch"),
         ("flags: {minTiming: 1}", TEN, "has no --minTiming", "avgTiming: 8"),
@@ -635,6 +637,9 @@ def test_the_config_of_the_seed(tmp_path: Path) -> None:
             [("FP32", (1, -1), True)],
         ),
         ({"X": ("FP32", [2, 4])}, 'input_formats: ["int8:chw32"]', TEN, 0, [("INT8", (2, 4), False)]),
+        ({"X": ("FP16", [2, 4])}, "input_formats: [hwc8]", ELEVEN, 0, [("FP16", (2, 4), False)]),
+        ({"X": ("INT8", [2, 4])}, "precision: fp16", SEED, 0, [("FP32", (2, 4), True)]),
+        ({"X": ("INT8", [2, 4])}, "precision: fp16", TEN, 0, [("INT8", (2, 4), True)]),
         (
             {"X": ("FP32", ["N", 4]), "Z": ("FP32", ["N"])},
             "shapes: {X: {min: [1, 4], opt: [8, 4], max: [32, 4]}, Z: {min: [1], opt: [8], max: [16]}}\n"

@@ -10,15 +10,22 @@ from typing import Final
 
 from composer.models.configuration import Place
 from composer.models.lint import (
+    answers,
     batching,
+    calls,
     configuration,
     ensembles,
+    environments,
     instances,
     layout,
+    members,
+    onnx,
     other_backends,
     python,
+    pytorch,
     sequences,
     server,
+    tensorrt,
     tensors,
     warmup,
 )
@@ -37,7 +44,14 @@ FAMILIES: Final = (
     warmup,
     server,
     ensembles,
+    members,
+    calls,
     python,
+    answers,
+    environments,
+    onnx,
+    pytorch,
+    tensorrt,
     other_backends,
 )
 """Importing a family puts its rules into the table."""

@@ -250,7 +250,7 @@ def _limits(given: FlagValue) -> Mapping[tuple[int, str], int]:
     for text in values_of("rate-limit-resource", given):
         name, _, rest = str(text).partition(":")
         count, _, device = rest.partition(":")
-        place = _GLOBAL if device == "global" else int(device) if device.isdecimal() else _EACH
+        place = int(device) if device.isdecimal() else _EACH
         if count.isdecimal():
             found[place, name] = int(count)
     return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from composer.models.lint.completion import may_batch, may_complete
+from composer.models.lint.completion import may_add, may_batch, may_complete
 from composer.models.lint.files import cannot_open, named
 from composer.models.lint.rule import ERROR, WARNING, Case, Found, at, rule
-from composer.models.lint.tensors import Tensor, byte_size, datatype, shape
+from composer.models.lint.tensors import Tensor, byte_size, datatype, element_count, shape
 from composer.models.repository import Model
 
 _GENERATE: Final = "core: backend_model_instance.cc, GenerateWarmupData"
@@ -19,6 +19,9 @@ FOLDER: Final = "warmup"
 
 _CHECKING: Final = frozenset(["python", "onnxruntime", "pytorch", "tensorrt", "tensorflow", "openvino"])
 """Backends that refuse a batch which is larger than max_batch_size."""
+
+_MOST_READ: Final = 8 << 20
+"""Files of strings that are larger are not looked into."""
 
 _NUMBERS: Final = frozenset(f"TYPE_{sign}INT{bits}" for sign in ("", "U") for bits in (16, 32, 64))
 
@@ -57,20 +60,16 @@ def _known(model: Model) -> Iterator[tuple[Key, str, Data, Tensor]]:
 # -- data -----------------------------------------------------------------------------------------
 
 
-@rule(
-    "WRM001",
-    ERROR,
-    says="warmup setting expects all variable-size dimensions are specified for input '{input}'",
-    source=_GENERATE,
-    fix="write a size for each -1",
-)
+@rule("WRM001", ERROR, says="{words}", source=_GENERATE, fix="write a size for each -1")
 def variable_dim(model: Model, case: Case) -> Iterator[Found]:
-    """A warmup sample has a dim of -1."""
+    """A warmup sample has a dim of less than 0."""
     for key, name, data in _inputs(model):
         for place, dim in enumerate(data.dims):
-            if dim == -1:
-                message = f"{name} of a sample has a certain size: -1 is none"
-                yield at(model, *key, "dims", place, message=message, input=name)
+            if dim < 0:
+                words = f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
+                words = words if dim == -1 else f"input byte size mismatch for input '{name}' for model '{model.name}'"
+                message = f"{name} of a sample has a certain size: {dim} is none"
+                yield at(model, *key, "dims", place, message=message, words=words)
 
 
 @rule(
@@ -118,6 +117,35 @@ def data_too_short(model: Model, case: Case) -> Iterator[Found]:
             )
 
 
+@rule(
+    "WRM011",
+    ERROR,
+    says="expected {wanted} string elements for inference input '{input}' for model '{model}', got {count}",
+    source="core: infer_request.cc, ValidateBytesInputs; seen on a real server",
+    fix="each string is its length, in four bytes, little end first, and then itself",
+    since="24.09",
+)
+def other_number_of_strings(model: Model, case: Case) -> Iterator[Found]:
+    """The file of a warmup sample has another number of strings than its dims say."""
+    for key, name, data in _inputs(model):
+        found = named(model, FOLDER, data.input_data_file)
+        entry = found.entry if found.kind == "file" and datatype(data) == "TYPE_STRING" else None
+        if data.input_data_file and entry and entry.size <= _MOST_READ:
+            count, wanted = _strings(entry.source.read_bytes()), element_count(data.dims)
+            if count != wanted >= 0:
+                message = f"{found.path} has {count} strings, and {name} has {wanted}"
+                yield at(model, *key, "input_data_file", message=message, input=name, wanted=wanted, count=count)
+
+
+def _strings(data: bytes) -> int:
+    """How many strings there are, each after its length; one that is cut off does not count."""
+    count, place = 0, 0
+    while place + 4 <= len(data):
+        place += 4 + int.from_bytes(data[place : place + 4], "little")
+        count += place <= len(data)
+    return count if place == len(data) else -1
+
+
 # -- against the inputs of the model --------------------------------------------------------------
 
 
@@ -134,7 +162,7 @@ def data_of_another_type(model: Model, case: Case) -> Iterator[Found]:
         kind, wanted = datatype(data), datatype(tensor)
         if tensor.data_type and kind != wanted:
             message = f"{name} is {wanted}, and {kind if data.data_type else 'of no datatype'} in the sample"
-            fix, given = f"data_type: {wanted}", kind.removeprefix("TYPE_")
+            fix, given = f"data_type: {wanted}", kind.removeprefix("TYPE_") if data.data_type else "<invalid>"
             words = f"inference input '{name}' data-type is '{given}', but model '{model.name}' expects"
             words = f"{words} '{wanted.removeprefix('TYPE_')}'"
             yield at(model, *key, "data_type", message=message, fix=fix, words=words)
@@ -165,21 +193,26 @@ def data_of_another_shape(model: Model, case: Case) -> Iterator[Found]:
 @rule(
     "WRM007",
     ERROR,
-    says="{words} Please provide all required input(s).",
-    source="core: infer_request.cc, ValidateRequestInputs",
+    says="{words}",
+    source="core: infer_request.cc, ValidateRequestInputs; seen on a real server",
     fix='inputs { key: "NAME" value: { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } }',
 )
 def input_missing(model: Model, case: Case) -> Iterator[Found]:
-    """A warmup sample lacks an input that the model requires."""
-    required = {tensor.name for tensor in model.config.input if tensor.name and not tensor.optional}
+    """A warmup sample lacks an input that the model requires, or has none at all."""
+    names = {tensor.name for tensor in model.config.input}
+    required = [tensor.name for tensor in model.config.input if not tensor.optional]
     for number, sample in _samples(model):
-        lacking = sorted(required.difference(sample.inputs))
+        lacking, got = sorted({*required}.difference(sample.inputs)), sorted(names.intersection(sample.inputs))
         if lacking and not may_complete(model, case):
-            got = sorted({tensor.name for tensor in model.config.input}.intersection(sample.inputs))
-            message = f"a sample lacks {' and '.join(lacking)}"
             words = f"expected {len(model.config.input)} inputs but got {len(got)} inputs for model '{model.name}'."
             words = f"{words} Got input(s) [{_quoted(got)}], but missing required input(s) [{_quoted(lacking)}]."
-            yield at(model, "model_warmup", number, message=message, words=words)
+            message = f"a sample lacks {' and '.join(lacking)}"
+            # The server only counts: an optional input makes up for a required one, and the backend has to see to it.
+            severity = WARNING if len(got) >= len(required) else None
+            yield at(model, "model_warmup", number, message=message, severity=severity, words=words)
+        elif not sample.inputs and not required and model.max_batch_size > 0 and model.backend in _CHECKING:
+            message = "a sample without any input has no size of a batch"
+            yield at(model, "model_warmup", number, message=message, words="index 0: request has 0 inputs")
 
 
 def _quoted(names: list[str]) -> str:
@@ -189,7 +222,7 @@ def _quoted(names: list[str]) -> str:
 @rule(
     "WRM008",
     ERROR,
-    says="failed to run warmup sample '{sample}': batch size {size} for '{model}_0_0', max allowed is {most}; ",
+    says="failed to run warmup sample '{sample}': batch size {size} for '{instance}', max allowed is {most}; ",
     source="python_backend: python_be.cc, and others; seen on a real server",
     fix="lower batch_size, or raise max_batch_size",
 )
@@ -200,7 +233,32 @@ def sample_too_large(model: Model, case: Case) -> Iterator[Found]:
         if over and model.backend in _CHECKING and not may_batch(model, case):
             message = f"a batch of {sample.batch_size}, and max_batch_size is {model.max_batch_size}"
             key, size, most = ("model_warmup", number, "batch_size"), sample.batch_size, model.max_batch_size
-            yield at(model, *key, message=message, sample=sample.name, size=size, most=most)
+            instance = _instance(model)
+            yield at(model, *key, message=message, sample=sample.name, size=size, most=most, instance=instance)
+
+
+def _instance(model: Model) -> str:
+    """The name of the first instance that takes requests."""
+    for number, group in enumerate(model.config.instance_group):
+        if not group.passive:
+            return f"{group.name or f'{model.name}_{number}'}_0"
+    return f"{model.name}_0"
+
+
+@rule(
+    "WRM012",
+    ERROR,
+    says="Signal (6) received.",
+    source="seen on a real server: the Python backend ends it at once",
+    fix='inputs { key: "NAME" value: { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } }',
+)
+def unsaid_input(model: Model, case: Case) -> Iterator[Found]:
+    """An input of a warmup sample that the model does not have, without name or datatype: it ends the server."""
+    names = {tensor.name for tensor in model.config.input}
+    for key, name, data in _inputs(model):
+        if name not in names and not (name and data.data_type) and not may_add(model, case, "input"):
+            lacks = "datatype" if name else "name"
+            yield at(model, *key, message=f"an input of a sample has no {lacks}: the server would end at once")
 
 
 # -- what does not do what was meant --------------------------------------------------------------

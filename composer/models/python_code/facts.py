@@ -51,7 +51,8 @@ class Call:
     """A call of another model. `models` are those it may mean, None where that cannot be told from the text.
 
     `version` is None where it is left out (the server's policy decides) or not known. `at_load` if it is sent while the
-    model loads, which the server refuses; `certain` if that happens whenever it loads.
+    model loads, which the server refuses; `certain` if it is made whenever the model loads or answers, and an exception
+    is not caught.
     """
 
     models: tuple[str, ...] | None

@@ -128,7 +128,7 @@ class _Reader:
                 place=place_of(node),
                 version=integer(version) if version else None,
                 at_load=where.scope in self._sending,
-                certain=where.scope in _AT_LOAD and not where.maybe and not where.caught,
+                certain=where.scope in _ALWAYS and not where.maybe and not where.caught,
             )
 
     @cached_property

@@ -60,7 +60,8 @@ class Walk:
             yield from self._try(node, where)
         elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
             yield from _all([node.test] if isinstance(node, ast.While) else [node.target, node.iter], where)
-            yield from self._block([*node.body, *node.orelse], maybe)
+            yield from self._block(node.body, where if self._over_requests(node, where) else maybe)
+            yield from self._block(node.orelse, maybe)
         elif isinstance(node, ast.With | ast.AsyncWith):
             optional = where.optional or any(suppresses(item.context_expr) for item in node.items)
             yield from _all(node.items, where)
@@ -70,6 +71,15 @@ class Walk:
             yield from self._block(node.body, maybe)
         else:
             yield from _all(ast.iter_child_nodes(node), maybe if isinstance(node, ast.IfExp | ast.BoolOp) else where)
+
+    def _over_requests(self, node: ast.stmt, where: Where) -> bool:
+        """Whether it is a loop over what `execute` is given, of which there is always one at least."""
+        function = self.functions.get(where.scope)
+        if function is None or function.name != "execute" or not isinstance(node, ast.For):
+            return False
+        names = [one.arg for one in function.args.args]
+        given = node.iter.args[:1] if isinstance(node.iter, ast.Call) and _is_enumerate(node.iter) else [node.iter]
+        return any(isinstance(one, ast.Name) and one.id in names[1:2] for one in given)
 
     def _block(self, body: Sequence[ast.stmt], where: Where) -> Iterator[Located]:
         """Statements in their order: those behind one that may leave do not always run."""
@@ -112,3 +122,7 @@ class Walk:
 
 def _all(nodes: Iterator[ast.AST] | Sequence[ast.AST], where: Where) -> Iterator[Located]:
     yield from ((node, where) for node in nodes)
+
+
+def _is_enumerate(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "enumerate"

@@ -137,17 +137,19 @@ def _from(source: str, expected: str | None, shelf: Shelf, way: Way) -> Fetched:
     files = _unfolded(listing, got, shelf, shown(source)) if listing.unfold else _sorted(got)
     for file in files:
         _refuse_pointer(file, source)
-    if not listing.folder:
-        return _done(listing.uri, files, files[0].digest, folder=False)
-    if scheme_of(source) in ("", "file"):
-        return _done(listing.uri, files, tree_digest(files), folder=True)
+    digest = tree_digest(files) if listing.folder else files[0].digest
+    if listing.folder and scheme_of(source) not in ("", "file"):
+        _keep(listing, got, files, shelf)
+    return _done(listing.uri, files, digest, folder=listing.folder)
+
+
+def _keep(listing: Listing, got: tuple[FetchedFile, ...], files: tuple[FetchedFile, ...], shelf: Shelf) -> None:
+    """Remember which files it came to. What they were made of, such as layers, is of no more use."""
     tree = shelf.keep_tree(files)
     if listing.fixed:
         shelf.keep_known(listing.fixed, tree)
-        for file in set(got) - set(files):
-            if not any(file.digest == kept.digest for kept in files):
-                shelf.drop(file.digest)
-    return _done(listing.uri, files, tree, folder=True)
+        for digest in {file.digest for file in got} - {file.digest for file in files}:
+            shelf.drop(digest)
 
 
 def _take(file: Remote | Here, expected: str | None, shelf: Shelf, way: Way) -> FetchedFile:

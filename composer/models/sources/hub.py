@@ -8,6 +8,7 @@ Source: https://huggingface.co/docs/hub/api
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,9 +166,19 @@ class _Hub:
         )
 
 
+def _is_entry(entry: object) -> bool:
+    """Whether it has the shape of an entry in a list of files."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        return False
+    large = entry.get("lfs") or {}
+    sizes = [one.get("size") or 0 for one in (entry, large) if isinstance(one, dict)]
+    sound = len(sizes) == 2 and all(isinstance(size, int) for size in sizes)
+    return sound and (not large or re.fullmatch("[0-9a-f]{64}", str(large.get("oid"))) is not None)
+
+
 def _files(page: object, *, all_kinds: bool = False) -> Iterator[dict[str, Any]]:
     for entry in page if isinstance(page, list) else ():
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        if not _is_entry(entry):
             raise Corrupt("the Hub answers nonsense when asked for its files", hint="is HF_ENDPOINT a Hub?")
         if all_kinds or entry.get("type") == "file":
             yield entry

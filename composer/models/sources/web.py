@@ -83,26 +83,17 @@ class Wire:
         if place and version and not fixed:
             ask["If-Range"] = version
         response = self._exchange("GET", url, ask, None)
-        host = _host(response.url)
-        if response.status_code == 416 and (done := _whole(response)) is not None and done == place:
+        if place and response.status_code == 416:
             response.close()
-            return Stream(start=place, total=place, version=version, pieces=iter(()))
-        if response.status_code == 416:
-            response.close()
+            if _whole(response) == place:
+                return Stream(start=place, total=place, version=version, pieces=iter(()))
             return self.download(url, 0, None, fixed=fixed, page=page)
         self._refuse(response, url)
-        if not page and response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _PAGE:
-            response.close()
-            raise Corrupt(
-                f"{shown(url)} answers with a page for people, not with a file", hint=_file_behind(shown(url))
-            )
+        if not page:
+            _refuse_page(response, shown(url))
         start = _start(response, place)
-        return Stream(
-            start=start,
-            total=_total(response, start),
-            version=fixed or _version(response),
-            pieces=self._pieces(response, host, start),
-        )
+        pieces = self._pieces(response, _host(response.url), start)
+        return Stream(start=start, total=_total(response, start), version=fixed or _version(response), pieces=pieces)
 
     def ask(self, method: str, url: str, what: str, body: object = None, accept: str = "application/json") -> Any:  # noqa: ANN401
         """The JSON that a service answers, and its headers; what passes is tried again."""
@@ -228,6 +219,12 @@ def _onward(url: str, place: str) -> str:
     except ValueError:
         pass
     raise Unreachable(f"{_host(url)} sends us to what is no address", hint="name the address of the file itself")
+
+
+def _refuse_page(response: requests.Response, address: str) -> None:
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _PAGE:
+        response.close()
+        raise Corrupt(f"{address} answers with a page for people, not with a file", hint=_file_behind(address))
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -110,6 +110,18 @@ def _call(name: str, more: str = "") -> str:
     )
 
 
+def _each(body: str) -> str:
+    return "for request in requests:\n" + _indented(body)
+
+
+def _caught(body: str) -> str:
+    return "try:\n" + _indented(body) + "except pb.TritonModelException:\n    pass\n"
+
+
+def _indented(body: str) -> str:
+    return "".join(f"    {line}\n" for line in body.splitlines())
+
+
 ENTRIES: list[Entry] = [
     good("ensembles/two-steps", _both()),
     good("ensembles/one-step", _both(_step("a", "X=IN", "Y=OUT"))),
@@ -237,7 +249,11 @@ ENTRIES: list[Entry] = [
     bad("ENS017", "ensembles/other-rank", _of(_shape("2, 1"))),
     bad("ENS017", "ensembles/other-shape-of-output", _both(outputs=_OUT.replace("[ 2 ]", "[ 3 ]"))),
     good("ensembles/any-shape", _of(_shape("-1"))),
-    good("ensembles/any-shape-of-input", _both(inputs=_IN.replace("[ 2 ]", "[ -1 ]"))),
+    good(
+        "ensembles/any-shape-of-input",
+        _both(inputs=_IN.replace("[ 2 ]", "[ -1 ]")),
+        requests={"e": {"inputs": [{"name": "IN", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]}},
+    ),
     good(
         "ensembles/without-batches-after-them",
         _of(
@@ -329,6 +345,9 @@ ENTRIES: list[Entry] = [
     ),
     # -- calls
     good("ensembles/calls", _calling(_call('"b"'))),
+    good("ensembles/calls-version-1", _calling(_call('"b"', ", model_version=1"))),
+    bad("ENS023", "ensembles/calls-nobody-in-a-loop", _calling(_each(_call('"c"')))),
+    bad("ENS023", "ensembles/calls-nobody-and-goes-on", _calling(_caught(_call('"c"')))),
     good("ensembles/calls-a-constant", _calling(_call("NAME"), before='NAME = "b"\n')),
     bad("ENS023", "ensembles/calls-nobody", _calling(_call('"c"'))),
     bad(

@@ -110,7 +110,8 @@ ENTRIES: list[Entry] = [
     bad("PY003", "python/indentation", python(code=ANY.replace("    def execute", "   def execute"))),
     bad("PY003", "python/python2", _model(_ALL, before="print 'hello'\n\n\n")),
     bad("PY003", "python/null-byte", python(code=ANY + "\0")),
-    bad("PY003", "python/not-utf-8", python(code=ANY.encode() + b"# \xff\n")),  # type: ignore[arg-type]
+    good("python/not-utf-8-in-a-comment", python(code=ANY.encode() + b"# \xff\n")),  # type: ignore[arg-type]
+    bad("PY003", "python/not-utf-8", python(code=ANY.encode() + b"x = '\xff'\n")),  # type: ignore[arg-type]
     good("python/latin-1", python(code=b"# -*- coding: latin-1 -*-\n# \xff\n" + ANY.encode())),  # type: ignore[arg-type]
     good("python/byte-order-mark", python(code=b"\xef\xbb\xbf" + ANY.encode())),  # type: ignore[arg-type]
     good("python/crlf", python(code=ANY.replace("\n", "\r\n"))),
@@ -127,7 +128,7 @@ ENTRIES: list[Entry] = [
         release="24.10",
     ),
     # -- the class
-    bad("PY004", "python/empty", python(code="")),
+    bad("LAY024", "python/empty", python(code="")),
     bad("PY004", "python/other-class", python(code=ANY.replace("TritonPythonModel", "Model"))),
     bad(
         "PY004", "python/class-in-function", python(code="def f():\n" + "".join(f"    {x}\n" for x in ANY.splitlines()))

@@ -16,6 +16,7 @@ from . import FILLING, PLAIN, Files, assert_finds, assert_silent, model, write
 PYTHON = 'name: "m"\nbackend: "python"\nmax_batch_size: 4\n'
 FLAT = 'name: "m"\nbackend: "python"\nmax_batch_size: 0\n'
 X = 'input [ { name: "X" data_type: TYPE_FP32 dims: [ 2 ] } ]\n'
+OLDER = RELEASES["24.10"]
 Y = 'output [ { name: "Y" data_type: TYPE_FP32 dims: [ 2 ] } ]\n'
 
 ONNX = onnx_model(
@@ -82,6 +83,11 @@ REFUSED = [
         "IO024",
         PYTHON + X + Y + 'batch_output { target_name: [ "Y", ^"Y" ] source_input: "X" }\n',
         PYTHON + X + Y + 'batch_output { target_name: [ "Y" ] source_input: "X" }\n',
+    ),
+    (
+        "IO030",
+        PYTHON + X + Y + '^batch_output { source_input: "X" }\n',
+        PYTHON + X + Y + 'batch_output { source_input: "X" target_name: "Y" }\n',
     ),
     ("IO018", "^" + PYTHON + X, PYTHON + X + Y),
     ("IO019", "^" + PYTHON + Y, PYTHON + X + Y),
@@ -205,6 +211,13 @@ def test_labels_behind_a_link_are_outside(tmp_path: Path, release: str, refused:
     (tmp_path / "m/labels.txt").symlink_to("../n/labels.txt")
     found = lint([read_repository(tmp_path)], Case(release=RELEASES[release]))
     assert ("IO027" in {one.rule.id for one in found}) is refused
+
+
+@pytest.mark.parametrize(("name", "refused"), [("none.txt", True), ("labels.txt", False)])
+def test_labels_above_the_model_may_be_missing_too(tmp_path: Path, name: str, refused: bool) -> None:
+    write(tmp_path / "labels.txt", "cat\ndog\n")
+    found = model(tmp_path, LABELLED.replace("^", "").replace("labels.txt", f"../{name}"), case=Case(release=OLDER))
+    assert ("IO025" in {one.rule.id for one in found}) is refused
 
 
 def test_labels_above_the_model(tmp_path: Path) -> None:
