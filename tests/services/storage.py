@@ -6,11 +6,11 @@ and a Git LFS server what the batch API says.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from composer.oci.image import Descriptor, canonical_json, make_manifest, sha256
+from tests.images import Picture, layer_tar, picture
 from tests.services.registry import free_port
 
 
@@ -264,9 +266,29 @@ def lfs(store: Objects, repository: str, *files: bytes) -> None:
     store.answers[f"/{re.escape(repository)}/info/lfs/objects/batch"] = batch
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until something is so."""
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, "it did not come to be"
-        time.sleep(0.01)
+# -- images -------------------------------------------------------------------------------------------------------
+
+TITLE = "org.opencontainers.image.title"
+"""The annotation of a layer that is a file of an ORAS artifact."""
+
+
+def modelcar(*layers: Mapping[str, bytes]) -> Picture:
+    """An image whose layers hold these files."""
+    base = picture(layers=1)
+    tars = [layer_tar(files) for files in layers]
+    blobs = [gzip.compress(tar, 1, mtime=0) for tar in tars]
+    config = canonical_json(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [sha256(tar) for tar in tars]},
+        }
+    )
+    media = base.manifest.layers[0].media_type
+    manifest = make_manifest(
+        base.manifest.media_type,
+        Descriptor.of(config, base.manifest.config.media_type),
+        [Descriptor.of(blob, media) for blob in blobs],
+    )
+    return Picture(manifest=manifest, data={sha256(raw): raw for raw in (config, manifest.raw, *blobs)})

@@ -37,14 +37,16 @@ from composer.oci.credentials import Credentials
 from composer.oci.image import Descriptor, canonical_json, make_manifest
 from composer.oci.layout import LayoutStore
 from composer.oci.transports import Access
-from tests.images import layer_tar, picture, put
+from tests.images import picture, put
 from tests.services.registry import free_port, make_certificate
 from tests.services.storage import (
     COMMIT,
+    TITLE,
     Objects,
     Service,
     hub,
     lfs,
+    modelcar,
     pointer,
     running_google_storage,
     running_s3,
@@ -743,7 +745,7 @@ def layout(kitchen: Kitchen, name: str, layers: list[tuple[bytes, dict[str, str]
     return f"oci:layout:{name}"
 
 
-TITLE, UNPACK = "org.opencontainers.image.title", "io.deis.oras.content.unpack"
+UNPACK = "io.deis.oras.content.unpack"
 
 
 def packed(files: dict[str, bytes]) -> bytes:
@@ -791,32 +793,6 @@ def test_a_folder_of_an_artifact_that_leads_out_is_refused(kitchen: Kitchen) -> 
     kitchen.refused(Corrupt, source)
     assert not list(kitchen.base.rglob("escape"))
     kitchen.refused(Corrupt, layout(kitchen, "worse", [(b"no tar", {TITLE: "a", UNPACK: "true"})]))
-
-
-def modelcar(*layers: dict[str, bytes]) -> Any:
-    """An image whose layers hold these files."""
-    import gzip
-
-    from tests.images import Picture
-
-    base = picture(layers=1)
-    tars = [layer_tar(files) for files in layers]
-    blobs = [gzip.compress(tar, 1, mtime=0) for tar in tars]
-    config = canonical_json(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha(tar)}" for tar in tars]},
-        }
-    )
-    media = base.manifest.layers[0].media_type
-    manifest = make_manifest(
-        base.manifest.media_type,
-        Descriptor.of(config, base.manifest.config.media_type),
-        [Descriptor.of(blob, media) for blob in blobs],
-    )
-    return Picture(manifest=manifest, data={f"sha256:{sha(raw)}": raw for raw in (config, manifest.raw, *blobs)})
 
 
 def test_a_modelcar_gives_what_is_in_its_models(kitchen: Kitchen) -> None:

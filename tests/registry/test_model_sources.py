@@ -20,7 +20,7 @@ from composer.oci.transports import Access
 from tests.images import Picture, put
 from tests.services.proxy import Cut, Proxy
 from tests.services.registry import PASSWORD, Registry, login, store_at
-from tests.unit.test_sources import TITLE, modelcar
+from tests.services.storage import TITLE, modelcar
 
 MODEL = random.Random(9).randbytes(24 << 20)
 
