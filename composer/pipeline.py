@@ -22,17 +22,15 @@ from composer.engines import brought, direct, trtexec
 from composer.engines.direct import Built, Workshop
 from composer.engines.dockerfile import Kitchen
 from composer.engines.trtexec import Made
-from composer.errors import CheckFailed, NotFound, Problem, RecipeError, Unplannable
+from composer.errors import CheckFailed, NotFound, Unplannable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
 from composer.lock import CPU, Upstream, read_image, resolve
-from composer.models.bringing import bring
-from composer.models.lint import Finding, lint, refusals
-from composer.models.lint.case import case_of, ignored_by, repositories_of
-from composer.models.repository import ModelRepository, is_left_out
+from composer.models.lint.case import repositories_of
+from composer.models.repository import ModelRepository
 from composer.models.sources.way import Way, proxies_of
 from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
@@ -61,6 +59,7 @@ from composer.releases import RELEASES
 from composer.runners import Runner, Running, pick
 from composer.wheels import Shelf, Wheels, survey_wheels
 from composer.with_docker import USUAL, DockerPlan, DockerWay, Pantry
+from composer.with_models import Checked, check_models, fetch_models, read_models
 
 if TYPE_CHECKING:
     import requests
@@ -173,11 +172,11 @@ class Unproved(CheckFailed):
 def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
     """What building would do, for each platform. No layer is read, unless `scan` says `new` or `all`."""
     _check(recipe, place.emit)
+    own = read_models(recipe)
     with_docker.rehearse(recipe)
     with ExitStack() as stack:
         shop = _workshop(recipe, (), place, stack)
-        models = (*_fetched(recipe, place), *_converted(recipe, place, shop, stack, make=False))
-        repositories = _survey(recipe, place.emit, models)
+        repositories = _models(recipe, place, shop, stack, own, make=False).repositories
         label = UNPROVED if recipe.validation is None else PROVED
         return tuple(
             _plan(recipe, each, repositories, place, shop, scan=scan, label=label) for each in recipe.platforms
@@ -281,6 +280,7 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     Nothing reaches an output before all platforms are built and proved.
     """
     _check(recipe, place.emit)
+    own = read_models(recipe)
     with_docker.rehearse(recipe)
     proved = recipe.validation is not None and runner is not None
     # What cannot end well fails before a layer moves.
@@ -289,8 +289,7 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         shop = _workshop(recipe, outputs, place, stack)
         for output in outputs:
             _prepare(output, place)
-        models = (*_fetched(recipe, place), *_converted(recipe, place, shop, stack, make=True))
-        repositories = _survey(recipe, place.emit, models)
+        repositories = _models(recipe, place, shop, stack, own, make=True).repositories
         kitchen = _kitchen(recipe, shop, place, stack) if needs_docker(recipe) else None
         plans: list[Plan | DockerPlan] = []
         built: list[Built] = []
@@ -390,8 +389,10 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
     are to be pinned by digest, and what the images say of themselves is to be taken over. Returns the Dockerfiles.
     """
     _check(recipe, place.emit)
+    own = read_models(recipe)
     converted = with_docker.converted(recipe, {}, place.cache, None)
-    repositories = _survey(recipe, place.emit, (*_fetched(recipe, place), *([converted] if converted else [])))
+    fetched = fetch_models(recipe, place.cache, _way(recipe, place))
+    models = check_models(recipe, own, (*fetched, *([converted] if converted else [])), place.emit)
     texts = []
     with ExitStack() as stack:
         cache = LayoutStore.ensure(place.cache) if recipe.packages.pip else None
@@ -399,7 +400,7 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
             stack.callback(cache.close)
         for platform in recipe.platforms:
             wheels = _wheels(recipe, platform, None, place, cache) if cache else Wheels()
-            pantry = Pantry.of(recipe, repositories, wheels.files)
+            pantry = Pantry.of(recipe, models.repositories, wheels.files)
             originals = _look_up(recipe, platform, place, stack) if look_up else None
             members = with_docker.write(recipe, platform, pantry, originals, place.emit)
             texts.append((members["Dockerfile"].data or b"").decode())
@@ -429,29 +430,17 @@ def _check(recipe: Recipe, emit: Emit) -> None:
         emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
 
 
-def _survey(recipe: Recipe, emit: Emit, converted: Sequence[ModelRepository] = ()) -> tuple[ModelRepository, ...]:
-    """The models of a recipe. Raises `RecipeError` for what the server would refuse, before a layer moves."""
-    repositories = (*repositories_of(recipe), *converted)
-    # Which backends there are is for the plan to say, which sees the image.
-    case = replace(case_of(recipe), backends=None)
-    found = lint(repositories, case, ignored=ignored_by(recipe))
-    if refused := refusals(found):
-        raise RecipeError([_problem(one) for one in refused])
-    for one in found:
-        if one.severity == "warning" and not one.suppressed:
-            problem = _problem(one)
-            emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
-    _tell_left_out(repositories, emit)
-    return repositories
+def _models(recipe: Recipe, place: Workplace, shop: Workshop, stack: ExitStack, own: Checked, *, make: bool) -> Checked:
+    """All models of a recipe: what lies here, is fetched, and is converted, with `make` even if that must be done."""
+    fetched = fetch_models(recipe, shop.cache.path, _way(recipe, place))
+    return check_models(recipe, own, (*fetched, *_converted(recipe, place, shop, stack, make=make)), place.emit)
 
 
-def _fetched(recipe: Recipe, place: Workplace) -> Sequence[ModelRepository]:
-    """The repositories of the models that a recipe names by their source."""
-    if not any(model.source for model in recipe.models):
-        return ()
+def _way(recipe: Recipe, place: Workplace) -> Way:
+    """How models are fetched."""
     proxies = proxies_of(recipe)
     session = lru_cache(lambda: _session(place.ca_bundle, proxies))
-    way = Way(
+    return Way(
         access=replace(place.access, session=session, emit=place.emit),
         base=recipe.base,
         environ=place.environ,
@@ -460,8 +449,6 @@ def _fetched(recipe: Recipe, place: Workplace) -> Sequence[ModelRepository]:
         ca_bundle=place.ca_bundle,
         platform=recipe.platforms[0],
     )
-    cache = LayoutStore.ensure(place.cache)
-    return [one.repository for one in bring(recipe, into=cache.path / "models", way=way)]
 
 
 def _converted(
@@ -478,26 +465,6 @@ def _converted(
 
     found = with_docker.converted(recipe, server, place.cache, made if make else None)
     return [found] if found else ()
-
-
-def _problem(one: Finding) -> Problem:
-    place = f":{one.place.line}:{one.place.column}" if one.place else ""
-    return Problem(where=f"{one.path}{place}", message=f"{one.message} [{one.rule.id}]", hint=one.fix)
-
-
-def _tell_left_out(repositories: Sequence[ModelRepository], emit: Emit) -> None:
-    for repository in repositories:
-        inner = [
-            f"{model.name}/{entry.path}"
-            for model in repository.models
-            for entry in model.entries
-            if is_left_out(entry.name) and not any(map(is_left_out, entry.folder.split("/")))
-        ]
-        names = [*(entry.path for entry in repository.left_out), *inner]
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            told = ", ".join(names[:5])
-            emit(Logged(text=f"left out of {repository.path}: {told}{more}", source="models"))
 
 
 def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
@@ -612,7 +579,10 @@ def _require(reports: Mapping[str, Report], recipe: Recipe) -> None:
 def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runner: str) -> Report:
     """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
     _check(recipe, place.emit)
-    models = [model.name for repository in repositories_of(recipe) for model in repository.models]
+    models = [
+        *(model.name for repository in repositories_of(recipe) for model in repository.models),
+        *(model.name for model in recipe.models if model.name),
+    ]
     models += [model.name for model in recipe.models if model.name]
     reference = image or first_output(recipe)
     store = open_source(reference, place.access)

@@ -273,7 +273,8 @@ def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
 _BUILT_NETWORK: Final = frozenset(["ca_bundle", "insecure", "mirrors"])
 """What everything that reaches out goes by."""
 _DOCKER_NETWORK: Final = frozenset(["hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy"])
-"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages, `proxy` what gets models."""
+"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages, `proxy` what gets models.
+"""
 
 
 def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:

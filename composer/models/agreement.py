@@ -62,7 +62,7 @@ def _differences(given: ModelConfig, model: OnnxModel, release: str | None, stri
         return
     full = given if complete else _filled_in(given, model, release)
     yield from _controls(full, model)
-    yield from _inputs(full, model)
+    yield from _inputs(full, model, release)
     yield from _outputs(full, model)
 
 
@@ -138,21 +138,29 @@ def _long_control(given: ModelConfig, name: str, dims: Sequence[int], key: Key) 
     )
 
 
-def _inputs(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
-    known = {value.name: value for value in (*model.inputs, *model.overridable)}
+def _inputs(given: ModelConfig, model: OnnxModel, release: str | None) -> Iterator[Difference]:
+    known = [_allowed(io, model, release) for io in given.input]
     count = list(_input_count(given, model))
-    if all(io.name in known for io in given.input):
+    if all(io.name in allowed for io, allowed in zip(given.input, known, strict=True)):
         yield from count
-    for at, io in enumerate(given.input):
+    for at, (io, allowed) in enumerate(zip(given.input, known, strict=True)):
         key: Key = ("input", at)
         if io.optional and given.max_batch_size:
             yield _optional(given, io.name, key)
-        if value := known.get(io.name):
+        if value := allowed.get(io.name):
             yield from _datatype(given, io, value, key, "input")
             yield from _input_dims(given, io, value, key)
         else:
-            found = _unknown(io.name, known, key, "input")
+            found = _unknown(io.name, allowed, key, "input")
             yield replace(found, words=count[0].words) if count else found
+
+
+def _allowed(io: ModelIo, model: OnnxModel, release: str | None) -> Mapping[str, Value]:
+    """What an input may be. Before 23.10 the optional ones had to have a value in the file, and no other could."""
+    values = (*model.inputs, *model.overridable)
+    if release is not None and release < "23.10":
+        values = model.overridable if io.optional else model.inputs
+    return {value.name: value for value in values}
 
 
 def _input_count(given: ModelConfig, model: OnnxModel) -> Iterator[Difference]:
@@ -200,7 +208,7 @@ def _unknown(name: str, known: Mapping[str, Value], key: Key, kind: str) -> Diff
     return Difference(
         key=(*key, "name"),
         kind=f"unknown_{kind}",
-        message=f'the model has no {kind} "{name}"; it has {allowed}',
+        message=f'the model has no such {kind} "{name}"; it has {allowed or "none"}',
         words=f"unexpected inference {kind} '{name}', allowed {kind}s are: {allowed}",
         expected=f'"{next(iter(known))}"' if len(known) == 1 else None,
     )

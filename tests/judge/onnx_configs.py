@@ -167,7 +167,7 @@ def _read(data: bytes) -> OnnxModel:
 def judged(number: int, refusal: str | None, release: str) -> str:
     """`served` or `refused`, by the server and by us; `own`, for what is wrong with the config alone; or `wrong`.
 
-    It is wrong too where the server's words are not among ours.
+    It is wrong too where the server's words are not among ours, if we know any.
     """
     _, data, text = drawn(number)
     if refusal is not None and re.search(OWN, refusal):
@@ -176,7 +176,7 @@ def judged(number: int, refusal: str | None, release: str) -> str:
     found = differences(config, _read(data), release=release)
     if refusal is None:
         return "wrong" if found else "served"
-    return "refused" if any(one.words and one.words[:300] in refusal for one in found) else "wrong"
+    return "refused" if any(one.words[:300] in refusal for one in found) else "wrong"
 
 
 def record_path(release: str) -> Path:

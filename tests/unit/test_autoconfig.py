@@ -20,7 +20,7 @@ from composer.models.onnx import OnnxModel, read_onnx
 from composer.models.schema import ModelConfig
 from composer.models.tensorrt_plan import TensorRtPlan, read_plan
 from composer.models.torchscript import TorchFile, read_torch
-from tests.judge import autoconfig, shapes
+from tests.judge import autoconfig, onnx_configs, shapes
 from tests.judge.autoconfig import with_choices
 from tests.judge.server import RELEASES
 from tests.modelfiles import (
@@ -462,6 +462,17 @@ def test_a_single_number(tmp_path: Path, dims: str) -> None:
     wrong = [f'name: "{name}" data_type: TYPE_FP32 dims: [2]' for name in "XY"]
     found = _found(_given(0, inputs=wrong[0], outputs=wrong[1]), tmp_path, onnx_identity(dims=()))
     assert [one.expected for one in found] == ["[ 1 ]", "[ 1 ]"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_drawn_configs_are_refused_where_the_real_server_refuses_them(release: str) -> None:
+    """In its words too. They are recorded: `python -m tests.judge.onnx_configs RELEASE`."""
+    recorded = onnx_configs.recorded(release)
+    found = {number: onnx_configs.judged(number, words, release) for number, words in recorded.items()}
+    assert [number for number, outcome in found.items() if outcome == "wrong"] == []
+    counts = Counter(found.values())
+    assert len(found) == onnx_configs.COUNT
+    assert min(counts["refused"], counts["served"]) > 150
 
 
 def test_models_that_cannot_be_served_are_told_by_what_they_have(tmp_path: Path) -> None:

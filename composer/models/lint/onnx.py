@@ -265,6 +265,19 @@ def other_count_of_inputs(model: Model, case: Case) -> Iterator[Found]:
                 yield at(model, message=message, words=f"{words} {len(file.inputs)}")
 
 
+@rule(
+    "ONX019",
+    ERROR,
+    says="onnx runtime error 2: At least one output should be requested.",
+    source="seen on a real server, at each request",
+    fix="tricompose models config MODEL",
+)
+def no_outputs(model: Model, case: Case) -> Iterator[Found]:
+    """The config has no outputs, and the server may not complete it: every request fails."""
+    if _is_onnx(model) and strict(case) and model.configured and not model.config.output:
+        yield at(model, message="the config has no outputs, and the server may not complete it")
+
+
 @rule("ONX010", ERROR, says="{words}", source=_CHECK, fix="write the file's datatype")
 def other_datatype(model: Model, case: Case) -> Iterator[Found]:
     """The config gives a tensor another datatype than the file."""

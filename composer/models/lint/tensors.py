@@ -416,14 +416,21 @@ def no_outputs(model: Model, case: Case) -> Iterator[Found]:
 @rule(
     "IO019",
     WARNING,
-    says="unexpected inference input '{name}' for model '{model}'",
-    source="core: model.cc, GetInput; seen on a real server",
+    says="{words}",
+    source="core: model.cc, GetInput; python_backend: python_be.cc, ProcessRequests; seen on a real server",
     fix="add input [ ... ], or an auto_complete_config to model.py",
 )
 def no_inputs(model: Model, case: Case) -> Iterator[Found]:
-    """A Python model has no inputs in its config, and none are filled in."""
+    """A Python model has no inputs in its config, and none are filled in; with a batch, every request fails."""
     if model.backend == "python" and not model.config.input and not may_add(model, case, "input"):
-        yield at(model, message="there are no inputs in the config: requests that have one are refused", name="NAME")
+        if model.max_batch_size > 0 and not model.config.HasField("sequence_batching"):
+            message = "without an input no request has a size of a batch, and max_batch_size is not 0: all of them fail"
+            yield at(model, message=message, severity=ERROR, words="out of bounds index 0: request has 0 inputs")
+        else:
+            words = f"unexpected inference input 'NAME' for model '{model.name}'"
+            yield at(
+                model, message="there are no inputs in the config: requests that have one are refused", words=words
+            )
 
 
 @rule(

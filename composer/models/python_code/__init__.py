@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import warnings
+from functools import lru_cache
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Final
@@ -55,6 +56,8 @@ __all__ = [
 LARGEST: Final = 1 << 20
 """Bytes of the largest file that is parsed. Programs that people write stay far below; parsing takes 100 times that."""
 
+_KEPT: Final = 64 << 10
+
 
 def read_code(path: Path, *, python: str | None = None) -> PythonCode | Unreadable:
     """Parse a file as the image's Python would, "3.10" for one. Nothing is raised, whatever the path is."""
@@ -62,9 +65,16 @@ def read_code(path: Path, *, python: str | None = None) -> PythonCode | Unreadab
         if not stat.S_ISREG(path.stat().st_mode):
             return Unreadable(words="it is no regular file")
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            return parse_code(stream.read(LARGEST + 1), python=python)
+            source = stream.read(LARGEST + 1)
+            return _parse_once(source, python) if len(source) < _KEPT else parse_code(source, python=python)
     except (OSError, ValueError) as error:
         return Unreadable(words=str(getattr(error, "strerror", None) or error))
+
+
+@lru_cache(maxsize=1024)
+def _parse_once(source: bytes, python: str | None) -> PythonCode | Unreadable:
+    """Versions of a model often have the same program."""
+    return parse_code(source, python=python)
 
 
 def parse_code(source: bytes, *, python: str | None = None) -> PythonCode | Unreadable:

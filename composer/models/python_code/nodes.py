@@ -37,21 +37,46 @@ def is_exit(node: ast.stmt) -> bool:
     return call is not None and short(call.func) and ast.unparse(call.func) in EXITS
 
 
+_NO_PARTS: Final = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
+"""Nodes that say how others are meant, and are nothing of their own."""
+
+
+def children(node: ast.AST) -> list[ast.AST]:
+    """The nodes directly below one, in their order."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            found += [one for one in value if isinstance(one, ast.AST) and not isinstance(one, _NO_PARTS)]
+        elif isinstance(value, ast.AST) and not isinstance(value, _NO_PARTS):
+            found.append(value)
+    return found
+
+
 def leaving(tree: ast.Module) -> frozenset[ast.AST]:
     """The statements in which control may leave the statements around them."""
-    parents: dict[ast.AST, ast.AST] = {}
-    leaves: list[ast.AST] = []
-    for node in ast.walk(tree):
-        parents.update((child, node) for child in ast.iter_child_nodes(node))
-        if isinstance(node, _LEAVES):
-            leaves.append(node)
     found: set[ast.AST] = set()
-    for one in leaves:
-        node = one
-        while node not in found and not isinstance(node, (*FUNCTIONS, ast.Module)):
-            found.add(node)
-            node = parents[node]
+    above: dict[ast.AST, ast.AST | None] = {}
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        for one in _statements(node):
+            above[one] = None if isinstance(node, (*FUNCTIONS, ast.Module)) else node
+            todo.append(one)
+    for one in above:
+        up: ast.AST | None = one if isinstance(one, _LEAVES) else None
+        while up is not None and up not in found:
+            found.add(up)
+            up = above[up]
     return frozenset(found)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements directly in one, and the branches of it that have statements of their own."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            yield from value
 
 
 def short(node: ast.AST) -> bool:

@@ -6,10 +6,20 @@ By hand and not by recursion: a chain of 3,000 `elif` is a tree that deep.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-from composer.models.python_code.nodes import FUNCTIONS, TRIES, catches_imports, constant_test, leaving, suppresses
+from composer.models.python_code.nodes import (
+    FUNCTIONS,
+    TRIES,
+    catches_imports,
+    children,
+    constant_test,
+    leaving,
+    suppresses,
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -45,32 +55,46 @@ class Walk:
         while stack:
             node, where = stack.pop()
             yield node, where
-            stack.extend(list(self._inner(node, where))[::-1])
+            way = self._ways.get(type(node))
+            inner = way(node, where) if way else [(one, where) for one in children(node)]
+            stack.extend(list(inner)[::-1])
 
-    def _inner(self, node: ast.AST, where: Where) -> Iterator[Located]:
+    @cached_property
+    def _ways(self) -> Mapping[type[ast.AST], Callable[[Any, Where], Iterator[Located]]]:
+        """How to go into the nodes around which something changes."""
+        return {
+            **dict.fromkeys((*FUNCTIONS, ast.Lambda), self._function),
+            **dict.fromkeys(TRIES, self._try),
+            **dict.fromkeys((ast.For, ast.AsyncFor, ast.While), self._loop),
+            **dict.fromkeys((ast.With, ast.AsyncWith), self._with),
+            **dict.fromkeys((ast.IfExp, ast.BoolOp), self._choice),
+            ast.ClassDef: self._class,
+            ast.If: self._if,
+            ast.match_case: self._case,
+        }
+
+    def _class(self, node: ast.ClassDef, where: Where) -> Iterator[Located]:
+        yield from _all([*node.decorator_list, *node.bases, *node.keywords], where)
+        yield from self._block(node.body, where if where.scope or where.owner else replace(where, owner=node.name))
+
+    def _loop(self, node: ast.For | ast.AsyncFor | ast.While, where: Where) -> Iterator[Located]:
+        yield from _all([node.test] if isinstance(node, ast.While) else [node.target, node.iter], where)
         maybe = replace(where, maybe=True)
-        if isinstance(node, (*FUNCTIONS, ast.Lambda)):
-            yield from self._function(node, where)
-        elif isinstance(node, ast.ClassDef):
-            yield from _all([*node.decorator_list, *node.bases, *node.keywords], where)
-            yield from self._block(node.body, where if where.scope or where.owner else replace(where, owner=node.name))
-        elif isinstance(node, ast.If):
-            yield from self._if(node, where)
-        elif isinstance(node, TRIES):
-            yield from self._try(node, where)
-        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
-            yield from _all([node.test] if isinstance(node, ast.While) else [node.target, node.iter], where)
-            yield from self._block(node.body, where if self._over_requests(node, where) else maybe)
-            yield from self._block(node.orelse, maybe)
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            optional = where.optional or any(suppresses(item.context_expr) for item in node.items)
-            yield from _all(node.items, where)
-            yield from self._block(node.body, replace(where, optional=optional, caught=where.caught or optional))
-        elif isinstance(node, ast.match_case):
-            yield from _all([node.guard] if node.guard else [], maybe)
-            yield from self._block(node.body, maybe)
-        else:
-            yield from _all(ast.iter_child_nodes(node), maybe if isinstance(node, ast.IfExp | ast.BoolOp) else where)
+        yield from self._block(node.body, where if self._over_requests(node, where) else maybe)
+        yield from self._block(node.orelse, maybe)
+
+    def _with(self, node: ast.With | ast.AsyncWith, where: Where) -> Iterator[Located]:
+        optional = where.optional or any(suppresses(item.context_expr) for item in node.items)
+        yield from _all(node.items, where)
+        yield from self._block(node.body, replace(where, optional=optional, caught=where.caught or optional))
+
+    def _choice(self, node: ast.IfExp | ast.BoolOp, where: Where) -> Iterator[Located]:
+        yield from _all(children(node), replace(where, maybe=True))
+
+    def _case(self, node: ast.match_case, where: Where) -> Iterator[Located]:
+        maybe = replace(where, maybe=True)
+        yield from _all([node.guard] if node.guard else [], maybe)
+        yield from self._block(node.body, maybe)
 
     def _over_requests(self, node: ast.stmt, where: Where) -> bool:
         """Whether it is a loop over what `execute` is given, of which there is always one at least."""
@@ -120,7 +144,7 @@ class Walk:
         yield from self._block([*node.orelse, *node.finalbody], where)
 
 
-def _all(nodes: Iterator[ast.AST] | Sequence[ast.AST], where: Where) -> Iterator[Located]:
+def _all(nodes: Sequence[ast.AST], where: Where) -> Iterator[Located]:
     yield from ((node, where) for node in nodes)
 
 

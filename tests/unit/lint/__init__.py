@@ -64,3 +64,18 @@ def assert_silent(folder: Path, rule: str, config: str, files: Files | None = No
     """Lint does not find this, and no error."""
     found = model(folder, config, files, case)
     assert not [f"{one.rule.id}: {one.message}" for one in found if one.rule.id == rule or one.severity == "error"]
+
+
+def assert_finds_at(
+    folder: Path, rule: str, path: str, config: str | None, files: Files, case: Case | None = None
+) -> Finding:
+    """Lint finds this once, of a file or folder of the model, and no other error. Returns the finding."""
+    found = model(folder, config, files, case)
+    own = [one for one in found if one.rule.id == rule]
+    assert [one.path for one in own] == [folder / "m" / path], found
+    assert own[0].place is None
+    others = [f"{one.rule.id}: {one.message}" for one in found if one.severity == "error" and one.rule.id != rule]
+    assert not others
+    assert own[0].message
+    assert own[0].fix
+    return own[0]

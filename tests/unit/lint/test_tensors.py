@@ -263,3 +263,8 @@ def test_every_rule_of_the_family_has_a_source_and_a_fix() -> None:
     own = [one for one in RULES.values() if one.id.startswith("IO")]
     assert len(own) >= 27
     assert all(one.source and one.fix for one in own)
+
+
+@pytest.mark.parametrize(("config", "severity"), [(FLAT, "warning"), (PYTHON, "error")])
+def test_with_a_batch_every_request_wants_an_input(tmp_path: Path, config: str, severity: str) -> None:
+    assert assert_finds(tmp_path, "IO019", "^" + config + Y).severity == severity

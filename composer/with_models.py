@@ -1,0 +1,92 @@
+"""The part of the story that models play: read where they lie, fetched, and checked before a layer moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from composer.errors import Problem, RecipeError
+from composer.events import Emit, Logged, Warned
+from composer.models.bringing import bring
+from composer.models.lint import Finding, lint, refusals
+from composer.models.lint.case import case_of, ignored_by, repositories_of
+from composer.models.repository import ModelRepository, is_left_out
+from composer.models.sources.way import Way
+from composer.oci.layout import LayoutStore
+from composer.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Model repositories, and what lint finds in them."""
+
+    repositories: tuple[ModelRepository, ...]
+    findings: tuple[Finding, ...]
+
+
+def read_models(recipe: Recipe) -> Checked:
+    """The repositories that lie on this machine.
+
+    Raises `RecipeError` for what the server would refuse in them, so that nothing is fetched, converted or asked of a
+    registry before. Ensembles are judged later: they may be made of models that are fetched or converted.
+    """
+    checked = _checked(recipe, repositories_of(recipe))
+    _refuse(one for one in checked.findings if not one.rule.id.startswith("ENS"))
+    return checked
+
+
+def fetch_models(recipe: Recipe, cache: Path, way: Way) -> tuple[ModelRepository, ...]:
+    """The repositories of the models that a recipe names by their source, fetched into the folder of a cache."""
+    if not any(model.source for model in recipe.models):
+        return ()
+    LayoutStore.ensure(cache).close()
+    return tuple(one.repository for one in bring(recipe, into=cache / "models", way=way))
+
+
+def check_models(recipe: Recipe, own: Checked, more: Sequence[ModelRepository], emit: Emit) -> Checked:
+    """All models together. Raises `RecipeError` for what the server would refuse; says what else there is to say."""
+    checked = _checked(recipe, (*own.repositories, *more)) if more else own
+    _refuse(checked.findings)
+    for one in checked.findings:
+        if one.severity == "warning" and not one.suppressed:
+            problem = _problem(one)
+            emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
+    for repository in checked.repositories:
+        _tell_left_out(repository, emit)
+    return checked
+
+
+def _checked(recipe: Recipe, repositories: Sequence[ModelRepository]) -> Checked:
+    # Which backends there are is for the plan to say, which sees the image.
+    case = replace(case_of(recipe), backends=None)
+    found = lint(repositories, case, ignored=ignored_by(recipe))
+    return Checked(repositories=tuple(repositories), findings=found)
+
+
+def _refuse(findings: Iterable[Finding]) -> None:
+    if refused := refusals(findings):
+        raise RecipeError([_problem(one) for one in refused])
+
+
+def _problem(one: Finding) -> Problem:
+    place = f":{one.place.line}:{one.place.column}" if one.place else ""
+    return Problem(where=f"{one.path}{place}", message=f"{one.message} [{one.rule.id}]", hint=one.fix)
+
+
+def _tell_left_out(repository: ModelRepository, emit: Emit) -> None:
+    inner = [
+        f"{model.name}/{entry.path}"
+        for model in repository.models
+        for entry in model.entries
+        if is_left_out(entry.name) and not any(map(is_left_out, entry.folder.split("/")))
+    ]
+    names = [*(entry.path for entry in repository.left_out), *inner]
+    if names:
+        more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+        told = ", ".join(names[:_TOLD])
+        emit(Logged(text=f"left out of {repository.path}: {told}{more}", source="models"))
+
+
+_TOLD = 5
+"""As many are named; of the others only how many there are."""
