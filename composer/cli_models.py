@@ -268,7 +268,7 @@ def _rules(desk: Desk, /, ids: Sequence[str]) -> None:
 
 
 @command("config", models, reach="none")
-@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path, exists=True))
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @_RELEASE
 @click.option("--write", is_flag=True, help="Put it into the model's folder, where there is none yet.")
 @click.option("--check", is_flag=True, help="Say where the config.pbtxt that is there disagrees with the model's file.")
@@ -291,7 +291,7 @@ def _config(desk: Desk, /, model: Path, release: str | None, write: bool, check:
 
     if write and check:
         raise Usage("--write and --check exclude each other", hint="tricompose models config --check first")
-    if (write or check) and not model.is_dir():
+    if (write or check) and model.is_file():
         hint = "tricompose models config REPOSITORY/NAME   (the folder that the versions are in)"
         raise Usage(f"{model} is no model's folder", hint=hint)
     if check:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -15,38 +15,17 @@ from typing import Final
 from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.events import Logged, StageFinished, StageStarted
 from composer.models.autoconfig import to_fill_in, written
-from composer.models.onnx import OnnxModel, read_onnx
+from composer.models.model_files import READERS, SUFFIXES
 from composer.models.opening import Unreadable
 from composer.models.repository import CONFIG, USUAL, Entry, Model, ModelRepository, read_repository
 from composer.models.sources import Fetched, FetchedFile, Shelf, Way, fetch
 from composer.models.sources.way import shown
-from composer.models.tensorrt_plan import TensorRtPlan, read_plan
-from composer.models.torchscript import TorchFile, read_torch
 from composer.oci.layout import room
 from composer.recipe import ModelSource, Recipe
-
-SUFFIXES: Final[Mapping[str, str]] = {
-    ".onnx": "onnxruntime",
-    ".pt": "pytorch",
-    ".pth": "pytorch",
-    ".torchscript": "pytorch",
-    ".plan": "tensorrt",
-    ".engine": "tensorrt",
-    ".trt": "tensorrt",
-    ".xml": "openvino",
-    ".py": "python",
-}
-"""The backend that serves a file, by the end of its name."""
 
 _ARCHIVES: Final = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".mar", ".nemo")
 _SAVED_MODEL: Final = "saved_model.pb"
 _VERSION: Final = re.compile(r"[0-9]+")
-_READERS: Final[Mapping[str, Callable[[Path], OnnxModel | TorchFile | TensorRtPlan | Unreadable]]] = {
-    "pytorch": read_torch,
-    "tensorrt": read_plan,
-    "onnxruntime": read_onnx,
-}
-"""What reads the file of each backend, those first that are sure of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +122,7 @@ def _backend(file: FetchedFile) -> str:
             f"{file.path} is an archive: it is not unpacked", "unpack it, and name the folder or the file in it"
         )
     if suffix not in (".json", ".txt", ".md", ".yaml", ".safetensors", ".gguf", ".h5", ".pbtxt"):
-        for backend, read in _READERS.items():
+        for backend, read in READERS.items():
             if not isinstance(read(file.place), Unreadable):
                 return backend
     known = ", ".join(sorted(SUFFIXES))
@@ -231,7 +210,7 @@ def _given(path: Path) -> bytes:
 
 
 def _written(recipe: Recipe, placed: Placed) -> str:
-    read = _READERS.get(placed.backend or "")
+    read = READERS.get(placed.backend or "")
     if read is None or placed.main is None:
         hint = f"config: ./{placed.name}/{CONFIG}"
         raise _Unfit(

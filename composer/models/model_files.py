@@ -17,14 +17,25 @@ from composer.oci.layout import room
 
 ModelFile = OnnxModel | TorchFile | TensorRtPlan
 
-READERS: Final[Mapping[str, Callable[[Path], ModelFile | Unreadable]]] = {
-    ".onnx": read_onnx,
-    ".pt": read_torch,
-    ".pt2": read_torch,
-    ".plan": read_plan,
-    ".engine": read_plan,
+SUFFIXES: Final[Mapping[str, str]] = {
+    ".onnx": "onnxruntime",
+    ".pt": "pytorch",
+    ".pth": "pytorch",
+    ".torchscript": "pytorch",
+    ".plan": "tensorrt",
+    ".engine": "tensorrt",
+    ".trt": "tensorrt",
+    ".xml": "openvino",
+    ".py": "python",
 }
-"""What reads a file, by the end of its name."""
+"""The backend that serves a file, by the end of its name."""
+
+READERS: Final[Mapping[str, Callable[[Path], ModelFile | Unreadable]]] = {
+    "pytorch": read_torch,
+    "tensorrt": read_plan,
+    "onnxruntime": read_onnx,
+}
+"""What reads the file of each backend, those first that are sure of their own."""
 
 AGREEMENT: Final = ("ONX", "PT", "TRT", "BAT009", "BAT010")
 """The lint rules that compare a config with the file: those whose id begins so."""
@@ -47,7 +58,7 @@ def config_for(model: Path, *, release: str | None) -> str:
 
 def _lone(folder: Path) -> Path:
     """The only file of the last version that a reader is for, where the backend's own name is not among them."""
-    files = sorted(path for path in folder.glob("[0-9]*/*") if path.suffix in READERS)
+    files = sorted(path for path in folder.glob("[0-9]*/*") if SUFFIXES.get(path.suffix) in READERS)
     if len({path.name for path in files}) == 1:
         return files[-1]
     hint = f"ls {folder}/1   (an ONNX file, a TorchScript file or a TensorRT plan is wanted)"
@@ -55,9 +66,9 @@ def _lone(folder: Path) -> Path:
 
 
 def _read(path: Path) -> ModelFile:
-    reader = READERS.get(path.suffix)
+    reader = READERS.get(SUFFIXES.get(path.suffix, ""))
     if reader is None:
-        known = ", ".join(READERS)
+        known = ", ".join(suffix for suffix, backend in SUFFIXES.items() if backend in READERS)
         raise Unplannable(f"{path}: nothing is known of files of this kind", hint=f"it can be one of: {known}")
     found = reader(path)
     if isinstance(found, Unreadable):

@@ -30,6 +30,7 @@ DEADLINE = 120.0
 """Seconds for a server to be ready, whatever it does. Only what works without end comes to it."""
 ATTEMPTS = 3
 """Requests to a model, at most: one that is answered with an error may have been the first by chance."""
+REFUSALS = ("error: creating server", "failed to load", "Poll failed for model", "failed to poll model")
 FATAL = ("error: creating server", "failed to load all models")
 _counter = itertools.count()
 
@@ -151,10 +152,8 @@ class _Trial:
             log = self._log()
             if any(words in log for words in FATAL) and "--exit-on-error=false" not in self.flags:
                 return "refused"  # what comes after, while it ends, is chance
-            if "Signal (" in log:
-                return "crashed"
-            if process.poll() is not None:
-                return "refused" if process.returncode in {0, 1} else "crashed"
+            if "Signal (" in log or process.poll() is not None:
+                return self._ended(process)
             if "Started HTTPService" in log and client.listened():
                 return None
             if time.monotonic() - looked > 0.25:

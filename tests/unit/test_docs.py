@@ -27,6 +27,7 @@ from composer.oci.image import Platform
 from composer.recipe import Conversion, Network, Recipe, Validate, not_yet, parse_recipe, refuse_unbuilt
 from tests.flags import flag_table
 from tests.parity.place import BASE, Place, packed, server
+from tests.repositories import put_model
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
@@ -403,10 +404,7 @@ def folder(tmp_path: Path) -> Path:
     """A small upstream, a recipe and a model, as the pages take for granted."""
     place = Place(tmp_path)
     place.upstream(BASE, packed(server("onnxruntime", "python", "tensorrt")), base=1)
-    model = tmp_path / "models" / "one" / "1"
-    model.mkdir(parents=True)
-    (model / "model.py").write_text("class TritonPythonModel: ...\n")
-    (model.parent / "config.pbtxt").write_text('backend: "python"\n')
+    put_model(tmp_path / "models/one", "python")
     (tmp_path / "recipe.yaml").write_text(f"{place.origin}\nbackends: [python]\nmodels: [{{path: ./models}}]\n")
     return tmp_path
 

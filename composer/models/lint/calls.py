@@ -7,7 +7,7 @@ from typing import Final
 
 from composer.models.lint.ensembles import lacks, near
 from composer.models.lint.rule import ERROR, WARNING, Case, Found, Repositories, Severity, on, rule, rule_of_all
-from composer.models.needs import code_of, instances, programs
+from composer.models.needs import code_of, instances, modules_of
 from composer.models.python_code import Call, PythonCode
 from composer.models.repository import Entry, Model
 
@@ -15,10 +15,11 @@ _STUB: Final = "python_backend: infer_request.cc"
 
 
 def _calls(model: Model, case: Case) -> Iterator[tuple[Entry, Call]]:
-    for program in programs(model):
-        code = code_of(program, case.release)
+    """The calls in a model's programs, and in the files that these import."""
+    for module, _ in modules_of(model, case.release):
+        code = code_of(module, case.release)
         if isinstance(code, PythonCode):
-            yield from ((program, call) for call in code.calls)
+            yield from ((module, call) for call in code.calls)
 
 
 _NOT_READY: Final = "Failed for execute the inference request. Model '{name}' is not ready."

@@ -219,10 +219,8 @@ def too_little_shared_memory(every: Repositories, case: Case) -> Iterator[Found]
     region = default_region(case.server, case.release)
     fix = f"run: {{shm_size: {needed.advised // MIB}m}}"
     given = f"the container is given {case.shm_size // MIB}"
-    if needed.instances * region > case.shm_size:
-        message = (
-            f"{needed.instances} instances take {needed.instances * region // MIB} MiB of shared memory, and {given}"
-        )
+    if needed.at_start > case.shm_size:
+        message = f"{needed.instances} instances take {needed.at_start // MIB} MiB of shared memory, and {given}"
         yield on(models[0].folder.parent, message, fix=fix, region=region)
     elif needed.at_start + needed.at_work > case.shm_size:
         full = (needed.at_start + needed.at_work) // MIB

@@ -329,3 +329,17 @@ def _checked(model: Model, name: str, wanted: str) -> Iterator[tuple[str, str]]:
         if digest != wanted:
             words = f"Mismatched MD5 hash for file {path}, expect: {wanted}, got: {digest}"
             yield f"the MD5 of {found.path} is {digest}", words
+
+
+@rule(
+    "AGT003",
+    ERROR,
+    says="Signal (11) received.",
+    source="core: model_repository_manager.cc, InitializeModelInfo; seen on a real server: it ends at once",
+    fix="remove model_repository_agents",
+)
+def no_agents(model: Model, case: Case) -> Iterator[Found]:
+    """model_repository_agents names no agent, which ends the server."""
+    agents = model.config.model_repository_agents.agents
+    if model.config.HasField("model_repository_agents") and not agents:
+        yield at(model, "model_repository_agents", message="model_repository_agents without agents ends the server")

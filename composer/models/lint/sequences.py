@@ -219,6 +219,22 @@ def slot_utilization(model: Model, case: Case) -> Iterator[Found]:
         yield at(model, *key, message=f"minimum_slot_utilization is {part:g}: it must be between 0 and 1")
 
 
+@rule(
+    "SEQ026",
+    ERROR,
+    says="terminate called after throwing an instance of 'std::length_error'",
+    source="core: sequence_batch_scheduler.cc, Create; seen on a real server: nothing is answered, or it ends",
+    fix="max_candidate_sequences: 16",
+    until="23.08",
+)
+def no_candidates(model: Model, case: Case) -> Iterator[Found]:
+    """The oldest strategy has room for no sequence: older releases take what is not said for 0."""
+    batching = model.config.sequence_batching
+    if case.release and batching.HasField("oldest") and batching.oldest.max_candidate_sequences < 1:
+        key = ("sequence_batching", "oldest", "max_candidate_sequences")
+        yield at(model, *key, message="with max_candidate_sequences of less than 1 no sequence is ever answered")
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 
@@ -420,26 +436,33 @@ def state_without_type(model: Model, case: Case) -> Iterator[Found]:
 
 # -- backends -------------------------------------------------------------------------------------
 
-_CHECKS_STRINGS: Final = frozenset(["python", "onnxruntime"])
-
 
 @rule(
     "SEQ025",
     ERROR,
-    says="unexpected number of string elements 2 for inference input '{name}', expecting 1",
+    says="{words}",
     source="core: sequence_batch_scheduler.cc; backend: backend_common.cc; seen on a real server",
     fix="data_type: TYPE_UINT64, or release 25.01",
-    since="24.08",
     until="24.12",
 )
 def correlation_id_as_string(model: Model, case: Case) -> Iterator[Found]:
-    """The IDs of sequences are strings, which these releases pad with zeros and then refuse."""
+    """The IDs of sequences are strings, which this release cannot hand over."""
     for key, control_input in _inputs(model):
         for number, control in enumerate(control_input.control):
             string = enum_name(control, "kind") == CORRID and datatype(control) == "TYPE_STRING"
-            if string and model.backend in _CHECKS_STRINGS:
+            words = _no_strings(model, case, control_input.name) if string else None
+            if words:
                 message = "this release refuses all requests whose sequence has a string for an ID"
-                yield at(model, *key, "control", number, "data_type", message=message, name=control_input.name)
+                yield at(model, *key, "control", number, "data_type", message=message, words=words)
+
+
+def _no_strings(model: Model, case: Case, name: str) -> str | None:
+    """Why the backend does not take strings: the Python one took numbers alone; later both refuse the padding."""
+    if case.release and case.before("24.04") and model.backend == "python":
+        return "correlation ID in request is not an unsigned int"
+    if case.release and case.from_("24.08") and model.backend in ("python", "onnxruntime"):
+        return f"unexpected number of string elements 2 for inference input '{name}', expecting 1"
+    return None
 
 
 _VALUE_TYPES: Final = dict(zip(_VALUES, ("TYPE_INT32", "TYPE_FP32", "TYPE_BOOL"), strict=True))

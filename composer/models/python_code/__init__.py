@@ -86,8 +86,8 @@ def parse_code(source: bytes, *, python: str | None = None) -> PythonCode | Unre
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source, feature_version=None if newer or python is None else _numbers(python))
-        # Not to be run: a `return` outside of a function, for one, is only found here.
-        compile(tree, "model.py", "exec", dont_inherit=True)
+            # Not to be run: a `return` outside of a function, for one, is only found here.
+            compile(tree, "model.py", "exec", dont_inherit=True)
         _count_characters(tree, source)
         return read(tree)
     except SyntaxError as error:

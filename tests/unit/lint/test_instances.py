@@ -77,6 +77,7 @@ RULES = [
         needs('{ name: "R" count: 3 global: true }'),
         Case(server={"rate-limit": "execution_count", "rate-limit-resource": "R:3:7"}),
     ),
+    ("AGT003", BASE + "^model_repository_agents { }\n", Case(), BASE, Case()),
     (
         "AGT001",
         BASE + 'model_repository_agents { agents [ { name: ^"checksum" } ] }\n',

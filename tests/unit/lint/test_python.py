@@ -349,12 +349,17 @@ def test_cpu_only(tmp_path: Path) -> None:
 def test_shared_memory(tmp_path: Path) -> None:
     many = CONFIG + "instance_group [ { count: 100 kind: KIND_CPU } ]\n"
     code = execute("return list(requests)")
-    for number, (size, severity) in enumerate([(64, "error"), (150, "warning"), (1024, None)]):
+    for number, (size, severity) in enumerate([(64, "error"), (150, None), (1024, None)]):
         case = Case(release=RELEASES["24.10"], shm_size=size << 20)
         findings = say(found(tmp_path / str(number), code, many, case))
         assert findings == ([("PY022", severity)] if severity else [])
-    old = Case(release=RELEASES["23.08"], shm_size=64 << 20)
-    assert say(found(tmp_path / "old", code, CONFIG, old)) == [("PY022", "warning")]
+    for size, severity in ((63, "error"), (64, None)):
+        old = Case(release=RELEASES["23.08"], shm_size=size << 20)
+        findings = say(found(tmp_path / f"old-{size}", code, CONFIG, old))
+        assert findings == ([("PY022", severity)] if severity else [])
+    large = CONFIG.replace("[ 2 ]", "[ 3, 1024, 1024 ]")
+    busy = Case(release=RELEASES["24.10"], shm_size=64 << 20)
+    assert say(found(tmp_path / "large", code, large, busy)) == [("PY022", "warning")]
 
 
 def test_the_smallest_region(tmp_path: Path) -> None:

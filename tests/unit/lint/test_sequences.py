@@ -80,12 +80,12 @@ RULES = [
     ("SEQ008", control(CORRID + " int32_false_true: [ 0, 1 ]"), control(CORRID)),
     (
         "SEQ009",
-        sequences("oldest { preferred_batch_size: [ 4, ^5 ] }"),
+        sequences("oldest { max_candidate_sequences: 4 preferred_batch_size: [ 4, ^5 ] }"),
         sequences("oldest { preferred_batch_size: [ 4 ] }"),
     ),
     (
         "SEQ009",
-        sequences("oldest { preferred_batch_size: [ ^0 ] }"),
+        sequences("oldest { max_candidate_sequences: 4 preferred_batch_size: [ ^0 ] }"),
         sequences("oldest { preferred_batch_size: [ 1 ] }"),
     ),
     (
@@ -162,7 +162,7 @@ def test_strings_may_be_of_any_length(tmp_path: Path) -> None:
 # -- releases and backends ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("release", "refused"), [("24.07", False), ("24.10", True), ("25.01", False)])
+@pytest.mark.parametrize(("release", "refused"), [("24.03", True), ("24.07", False), ("24.10", True), ("25.01", False)])
 def test_ids_that_are_strings(tmp_path: Path, release: str, refused: bool) -> None:
     config = control("kind: CONTROL_SEQUENCE_CORRID data_type: ^TYPE_STRING")
     case = Case(release=RELEASES[release])
@@ -170,6 +170,15 @@ def test_ids_that_are_strings(tmp_path: Path, release: str, refused: bool) -> No
         assert_finds(tmp_path, "SEQ025", config, case=case)
     else:
         assert_silent(tmp_path, "SEQ025", config.replace("^", ""), case=case)
+
+
+@pytest.mark.parametrize(("release", "refused"), [("23.08", True), ("23.09", False)])
+def test_older_releases_want_room_for_sequences(tmp_path: Path, release: str, refused: bool) -> None:
+    config, case = sequences("^oldest { }"), Case(release=RELEASES[release])
+    if refused:
+        assert_finds(tmp_path, "SEQ026", config, case=case)
+    else:
+        assert_silent(tmp_path, "SEQ026", config.replace("^", ""), case=case)
 
 
 def test_growing_states_want_a_gpu(tmp_path: Path) -> None:
