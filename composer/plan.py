@@ -564,7 +564,7 @@ def _model_steps(recipe: Recipe, models: Sequence[Model], tree: Tree, mtime: int
             files=_model_files(model, root, mtime),
             # A base that was not read is taken to have no such folder, as NVIDIA's have none.
             folders={path: _known_folder(tree.get(path), path, mtime) for path in ancestors(f"{root}/x")},
-            because=f"models: {model.folder.parent}",
+            because=f"models: {model.origin or model.folder.parent}",
         )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -310,7 +310,8 @@ def converted(
     folder = cache / trtexec.PLANS / "repositories" / hashlib.sha256(json.dumps(told).encode()).hexdigest()
     for made, text in zip(plans, configs, strict=True):
         trtexec.lay_out(made, text, folder)
-    return read_repository(folder, baked=True)
+    found = read_repository(folder, baked=True)
+    return replace(found, models=tuple(replace(one, origin="convert: by trtexec") for one in found.models))
 
 
 def _or_elsewhere(recipe: Recipe, make: Callable[[int], Made]) -> Callable[[int], Made]:

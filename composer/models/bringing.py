@@ -273,7 +273,7 @@ def _read(folder: Path, model: ModelSource, config: bytes | None, base: Path) ->
     if config is not None and model.config not in (None, "auto"):
         # What is wrong with it is said of the file that its author knows.
         models = tuple(_of_author(one, base / str(model.config)) for one in models)
-    return replace(found, models=models)
+    return replace(found, models=tuple(replace(one, origin=shown(str(model.source))) for one in models))
 
 
 def _behind(entries: Sequence[Entry]) -> Iterator[Entry]:

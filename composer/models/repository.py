@@ -121,7 +121,7 @@ class ModelFile:
 class Model:
     """A folder of a repository, which the server takes for a model. `entries` are in the order of their paths.
 
-    `mode` are the permissions of the folder itself.
+    `mode` are the permissions of the folder itself. `origin` is where it came from, if someone put it there for us.
     """
 
     name: str
@@ -129,6 +129,7 @@ class Model:
     mode: int = 0o755
     entries: tuple[Entry, ...]
     configuration: Configuration
+    origin: str | None = None
 
     @property
     def config(self) -> ModelConfig:

@@ -349,11 +349,14 @@ def component_of(entry: Entry, of: ComponentOf) -> str | None:
 def loses(entries: Sequence[Entry], paths: Iterable[str], how: Cut) -> bool:
     """Whether a layer holds something unwanted, links to it, or comes by way of it.
 
-    `paths` are where it puts its entries: an entry's own path may lead there through an unwanted symbolic link.
+    `paths` are where its entries are, as `Tree.apply` says: an entry's own path may lead there through an unwanted
+    symbolic link. Hiding something unwanted does no harm.
     """
-    spelled = (entry.path for entry in entries if not is_whiteout(entry))
+    pairs = list(zip(entries, paths, strict=True))
+    placed = (path for entry, path in pairs if not is_whiteout(entry))
+    spelled = (entry.path for entry, path in pairs if not is_whiteout(entry) or path != entry.path)
     linked = (entry.link for entry in entries if entry.kind == LINK)
-    return any(not how.wanted(how.component_of(path)) for some in (paths, spelled, linked) for path in some)
+    return any(not how.wanted(how.component_of(path)) for some in (placed, spelled, linked) for path in some)
 
 
 def scan(chunks: Iterable[bytes], *, origin: str) -> tuple[Entry, ...]:
@@ -468,13 +471,14 @@ class _Simulation:
         self._how = how
         self._entries = entries
         self._own: dict[str, _Own] = {}
+        self._marks: list[tuple[int, Entry]] = []
         self._interrupted: set[str] = set()
         self._tree = Tree(partial=True) if lower is None else lower.copy()
-        for entry in entries:
-            if is_whiteout(entry):
-                self._tree.hide(entry)
+        self._tree.begin_layer()
         for number, entry in enumerate(entries):
-            if not is_whiteout(entry):
+            if is_whiteout(entry):
+                self._marks.append((number, entry._replace(path=self._tree.hide(entry))))
+            else:
                 self._unpack(number, entry)
 
     def _unpack(self, number: int, entry: Entry) -> None:
@@ -525,23 +529,25 @@ class _Simulation:
             yield own.inode if holder == own.entry.path else own.number, Write(name, self._final(own, holder))
 
     def _whiteouts(self, names: Mapping[str, str]) -> Iterator[tuple[int, Write]]:
-        """What the layer hides, each path once and only in folders that there are."""
-        marks = [(number, entry) for number, entry in enumerate(self._entries) if is_whiteout(entry)]
-        marks += [
+        """What the layer hides, each path once and only in folders that there are in the end."""
+        marks = self._marks + [
             # It was a file for a while, so nothing is left in it of the folder below.
             (own.number, own.entry._replace(path=f"{own.entry.path}/{OPAQUE}", kind=FILE, xattrs=()))
             for own in self._own.values()
             if own.entry.kind == DIRECTORY and own.entry.path in self._interrupted
         ]
         hidden: set[str] = set()
-        for number, entry in marks:
-            component = component_of(entry, self._how.component_of)
-            mark = entry._replace(path=self._tree.resolve(entry.path))
+        for number, mark in marks:
+            component = component_of(mark, self._how.component_of)
             if component is None or not self._how.wanted(component) or mark.path in hidden:
                 continue
-            if not mark.parent or self._tree.look(mark.parent):
+            if not mark.parent or self._is_folder(mark.parent):
                 hidden.add(mark.path)
                 yield number, Write(names.get(component, component), mark)
+
+    def _is_folder(self, path: str) -> bool:
+        entry = self._tree.look(path)
+        return entry is not None and entry.kind == DIRECTORY
 
     def _final(self, own: _Own, holder: str) -> Entry:
         """The first path of a file brings its content; the others in the same layer link to it."""

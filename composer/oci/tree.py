@@ -46,6 +46,7 @@ class Tree:
         self._partial = partial
         self._entries: dict[str, Entry] = {}
         self._children: dict[str, set[str]] = {}
+        self._laid: set[str] = set()
 
     def __contains__(self, path: str) -> bool:
         return path in self._entries
@@ -82,30 +83,41 @@ class Tree:
             yield from self.walk(join(path, name))
 
     def apply(self, entries: Sequence[Entry]) -> Sequence[str]:
-        """Lay one layer over the tree, and say at which canonical paths it put something.
+        """Lay one layer over the tree, and say at which canonical path each entry is, whiteouts too.
 
-        Whiteouts hide what was there before, wherever in the layer they stand.
+        As runtimes do it: in order, so that each path leads through the links that are there by then.
         """
-        for entry in entries:
-            if is_whiteout(entry):
-                self.hide(entry)
-        return [self.put(entry) for entry in entries if not is_whiteout(entry)]
+        self.begin_layer()
+        return [self.hide(entry) if is_whiteout(entry) else self.put(entry) for entry in entries]
 
-    def hide(self, entry: Entry) -> None:
-        """Remove what a whiteout hides."""
-        path = hidden_by(entry)
-        if path is None:
-            return
-        path = self.resolve(path) if not self._partial else path
-        if entry.name != OPAQUE:
+    def begin_layer(self) -> None:
+        """What was put until now is below what comes: whiteouts hide it."""
+        self._laid = set()
+
+    def hide(self, mark: Entry) -> str:
+        """Remove what a whiteout hides of the layers below, and say at which canonical path the whiteout is."""
+        if hidden_by(mark) is None:
+            return mark.path
+        place = mark._replace(path=self.resolve(mark.path))
+        path = hidden_by(place) or ""
+        if mark.name != OPAQUE:
+            self._hide(path)
+            return place.path
+        for name in list(self._children.get(path, ())):
+            self._hide(join(path, name))
+        return place.path
+
+    def _hide(self, path: str) -> None:
+        if path not in self._laid:
             self._remove(path)
             return
         for name in list(self._children.get(path, ())):
-            self._remove(join(path, name))
+            self._hide(join(path, name))
 
     def put(self, entry: Entry) -> str:
         """Unpack one entry, and say where: a folder gives a folder its metadata, anything else takes its place."""
         path = self.resolve(entry.path)
+        self._note(path)
         old = self._entries.get(path)
         if old and not (entry.kind == DIRECTORY and old.kind == DIRECTORY):
             self._remove(path)
@@ -121,6 +133,12 @@ class Tree:
         if path:
             self._children.setdefault(entry.parent, set()).add(entry.name)
         return path
+
+    def _note(self, path: str) -> None:
+        """Remember that this layer has put something here, and so leads through the folders above."""
+        while path not in self._laid:
+            self._laid.add(path)
+            path = path.rpartition("/")[0]
 
     def missing_folders(self, path: str) -> Sequence[Entry]:
         """The folders on the way to a canonical path that nobody has described, as container runtimes make them.

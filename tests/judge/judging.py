@@ -162,6 +162,13 @@ class _Trial:
                     return "hung"
             time.sleep(0.02)
 
+    def _ended(self, process: subprocess.Popen[bytes]) -> Outcome:
+        """How it ended. One that crashes while it stops, because models did not load, refused them."""
+        log = self._log()
+        if process.poll() in {0, 1} or any(words in log for words in REFUSALS):
+            return "refused"
+        return "crashed"
+
     def _asked(self, process: subprocess.Popen[bytes], client: Client, index: Sequence[Mapping[str, str]]) -> list[str]:
         """The models that answered no request as they should, and what came instead."""
         answers: dict[str, list[Answer]] = {}

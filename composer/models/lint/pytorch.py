@@ -26,9 +26,6 @@ _SAVE: Final = 'torch.jit.save(torch.jit.trace(model.eval(), example), "model.pt
 _MODEL: Final = 3
 """KIND_MODEL, by its number."""
 
-_NO_TYPE: Final = frozenset(["TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_BF16"])
-"""Datatypes that the backend has no tensors of."""
-
 _INDEXED: Final = re.compile(r".*?__([0-9]*)", re.DOTALL)
 
 _SWITCHES: Final = {
@@ -225,7 +222,7 @@ def _further(model: Model) -> int:
 
 
 @rule(
-    "PT015",
+    "PT014",
     ERROR,
     says="{side} '{name}' {words}.",
     source="pytorch_backend: libtorch.cc, ValidateInputs and ValidateOutputs, its branches to r22.05",
@@ -299,7 +296,7 @@ def other_count_of_arguments(model: Model, case: Case) -> Iterator[Found]:
 
 
 @rule(
-    "PT014",
+    "PT013",
     ERROR,
     says="An input of type '{type}' was detected in the model. Only a single input of type Dict(str, Tensor) or "
     "input(s) of type Tensor are supported.",
@@ -325,7 +322,7 @@ def _is_refused(argument: Argument) -> bool:
     return _REFUSED.fullmatch(argument.type) is not None
 
 
-# -- datatypes and shapes -------------------------------------------------------------------------
+# -- shapes -------------------------------------------------------------------------------------
 
 
 def _tensors(model: Model, case: Case) -> Iterator[tuple[str, int, Tensor]]:
@@ -353,22 +350,6 @@ def strings_of_more_dims(model: Model, case: Case) -> Iterator[Found]:
             message = f"{tensor.name} has strings in {count} dims{batch}, and PyTorch takes a list"
             key = ("reshape", "shape") if reshaped else ("dims",)
             yield at(model, side, number, *key, message=message, side=side, name=tensor.name)
-
-
-@rule(
-    "PT013",
-    ERROR,
-    says="unsupported datatype {type} for {side} '{name}' for model '{model}'",
-    source=_INPUTS,
-    fix="data_type: TYPE_INT64",
-)
-def datatype_without_tensors(model: Model, case: Case) -> Iterator[Found]:
-    """A datatype that the PyTorch backend has no tensors of."""
-    for side, number, tensor in _tensors(model, case):
-        kind = enum_name(tensor, "data_type")
-        if kind in _NO_TYPE:
-            message = f"the PyTorch backend has no tensors of {kind}"
-            yield at(model, side, number, "data_type", message=message, type=kind, side=side, name=tensor.name)
 
 
 # -- parameters and instances ---------------------------------------------------------------------
