@@ -45,12 +45,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 judge: $(READY)
-	$(BIN)/python -m tests.judge record
-	$(BIN)/python -m tests.judge record --mutations
-	$(BIN)/python -m tests.judge record --release 23.07
-	$(BIN)/python -m tests.judge compare
-	$(BIN)/python -m tests.judge compare --mutations
-	$(BIN)/python -m tests.judge compare --release 23.07
+	for release in 24.10 23.07; do \
+	    $(BIN)/python -m tests.judge record --release $$release && \
+	    $(BIN)/python -m tests.judge record --release $$release --mutations || exit; \
+	done
+	status=0; for release in 24.10 23.07; do \
+	    $(BIN)/python -m tests.judge compare --release $$release || status=1; \
+	    $(BIN)/python -m tests.judge compare --release $$release --mutations || status=1; \
+	done; exit $$status
 
 bench: $(READY)
 	bash .ci/packages

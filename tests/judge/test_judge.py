@@ -26,11 +26,13 @@ def test_every_entry_has_a_verdict_that_is_of_it(release: str) -> None:
     assert set(known) == {entry.name for entry in entries(release)}
 
 
-def test_every_mutation_has_a_verdict_that_is_of_it() -> None:
-    known = recorded(records.mutation_verdicts(LATEST))
-    drawn = mutations(LATEST)
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_mutation_has_a_verdict_that_is_of_it(release: str) -> None:
+    known = recorded(records.mutation_verdicts(release))
+    drawn = mutations(release)
     assert len(drawn) == COUNT
-    assert [entry.name for entry in drawn if not _is_of(entry, known)] == [], f"{HINT} --mutations"
+    stale = [entry.name for entry in drawn if not _is_of(entry, known)]
+    assert stale == [], f"{HINT} --mutations --release {release}"
 
 
 def _is_of(entry: Entry, known: dict[str, Record]) -> bool:

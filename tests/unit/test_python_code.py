@@ -249,6 +249,13 @@ def test_imports(source: str, module: str, optional: bool, certain: bool) -> Non
     assert (found.module, found.optional, found.certain) == (module, optional, certain)
 
 
+def test_a_process_that_kills_itself() -> None:
+    found = code(
+        "import os, sys\nif sys.platform == 'win32':\n    os.abort()\nos.kill(os.getpid(), 9)\nos.kill(other, 9)"
+    )
+    assert [(one.what, one.place.line, one.certain) for one in found.exits] == [("os.kill", 4, True)]
+
+
 def test_what_never_runs_in_a_server_imports_nothing() -> None:
     source = (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nif __name__ == '__main__':\n    import b"

@@ -113,6 +113,22 @@ def unknown_word(model: Model, case: Case) -> Iterator[Found]:
         yield _unread(model, fault, message, fix=near)
 
 
+@rule(
+    "CFG041",
+    ERROR,
+    says="attempt to access JSON non-string as string",
+    source="seen on a real server",
+    fix="take one of Triton's own words, such as TYPE_FP32, KIND_GPU",
+)
+def meaningless_number(model: Model, case: Case) -> Iterator[Found]:
+    """A number stands for a datatype or a kind, and means none."""
+    for part, field in (("input", "data_type"), ("output", "data_type"), ("instance_group", "kind")):
+        for number, one in enumerate(getattr(model.config, part)):
+            value = getattr(one, field)
+            if value not in one.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number:
+                yield at(model, part, number, field, message=f"{value} is no {field}")
+
+
 _USUAL_TYPES: Final = {
     "TYPE_FLOAT": "TYPE_FP32",
     "TYPE_FLOAT32": "TYPE_FP32",

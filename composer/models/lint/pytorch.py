@@ -322,7 +322,7 @@ def _is_refused(argument: Argument) -> bool:
     return _REFUSED.fullmatch(argument.type) is not None
 
 
-# -- shapes -------------------------------------------------------------------------------------
+# -- shapes -----------------------------------------------------------------------------------------
 
 
 def _tensors(model: Model, case: Case) -> Iterator[tuple[str, int, Tensor]]:

@@ -93,7 +93,7 @@ class Found:
 class Rule:
     """A rule. `says` are the server's own words, empty where it says nothing; `source` is where that is known from.
 
-    It holds for releases from `since` to `until`, both included, and for those whose number is not known.
+    It holds for releases from `since` to `until`, both included. A release that is not known is taken for a late one.
     """
 
     id: str
@@ -111,7 +111,9 @@ class Rule:
     def holds(self, case: Case) -> bool:
         """Whether it holds for the release of the case."""
         name = case.release.name if case.release else None
-        return name is None or ((self.since or "") <= name and name <= (self.until or "99.99"))
+        if name is None:
+            return self.until is None
+        return (self.since or "") <= name <= (self.until or "99.99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from composer.models.configuration import Place
 
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 TRIES: Final = (ast.Try, ast.TryStar)
-KILLS: Final = frozenset(["os._exit", "os.abort"])
-EXITS: Final = frozenset([*KILLS, "sys.exit", "exit", "quit"])
-"""What ends the process; the former so that nothing can be done about it."""
+KILLS: Final = frozenset(["os._exit", "os.abort", "os.kill"])
+EXITS: Final = frozenset(["os._exit", "os.abort", "sys.exit", "exit", "quit"])
+"""What ends the process; what kills does so whatever is caught."""
 _LEAVES: Final = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 _CATCHES_IMPORTS: Final = frozenset(["ImportError", "ModuleNotFoundError", "Exception", "BaseException"])
 MOST_STEPS: Final = 12
@@ -94,9 +94,16 @@ def constant_test(test: ast.expr) -> bool | None:
         return bool(test.value)
     if isinstance(test, ast.Name | ast.Attribute):
         return False if (test.id if isinstance(test, ast.Name) else test.attr) == "TYPE_CHECKING" else None
-    # The server imports the file: it is never the program.
-    main = isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__"
-    return False if main else None
+    return _comparison(test) if isinstance(test, ast.Compare) and len(test.ops) == 1 else None
+
+
+def _comparison(test: ast.Compare) -> bool | None:
+    """The server imports the file, so that it is never the program; and it runs on Linux."""
+    left, right = ast.unparse(test.left) if short(test.left) else "", text_of(test.comparators[0])
+    known = {"__name__": None, "sys.platform": "linux", "os.name": "posix"}
+    if left not in known or right is None or not isinstance(test.ops[0], ast.Eq | ast.NotEq):
+        return None
+    return (known[left] == right) is isinstance(test.ops[0], ast.Eq)
 
 
 def catches_imports(handler: ast.ExceptHandler) -> bool:

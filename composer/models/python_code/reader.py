@@ -67,7 +67,7 @@ class _Reader:
             downloads=tuple(self._downloads()),
             opens=tuple(self._opens()),
             device=tuple(self._device()),
-            exits=tuple(self._mention(node, name, where) for node, name, where in self._names.calls if name in EXITS),
+            exits=tuple(self._exits()),
             auto=self._auto(),
             moves_path=any(name.startswith("sys.path") for name in self._names.used),
             senders=any(name.rpartition(".")[2] == "get_response_sender" for name in self._names.used),
@@ -156,6 +156,13 @@ class _Reader:
                 for subject in self._names.texts(node.args[0], where.scope) or ():
                     if _relative(subject):
                         yield self._mention(node, name, where, subject)
+
+    def _exits(self) -> Iterator[Mention]:
+        for node, name, where in self._names.calls:
+            target = node.args[0] if name == "os.kill" and node.args else None
+            itself = isinstance(target, ast.Call) and self._names.dotted(target.func) == "os.getpid"
+            if name in EXITS or itself:
+                yield self._mention(node, name, where)
 
     def _device(self) -> Iterator[Mention]:
         for node, name, where in self._names.calls:

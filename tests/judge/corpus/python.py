@@ -192,6 +192,8 @@ ENTRIES: list[Entry] = [
     bad("PY030", "python/sys-exit-in-initialize", _initialize("import sys\nsys.exit(1)")),
     bad("PY030", "python/exits-in-execute", _model("os._exit(1)", before="import os\n\n\n")),
     bad("PY030", "python/exits-at-import", _model(_ALL, before="import os\n\nos._exit(3)\n\n\n")),
+    bad("PY030", "python/kills-itself", _initialize("import os\nimport signal\nos.kill(os.getpid(), signal.SIGKILL)")),
+    good("python/exits-elsewhere", _initialize("import os\nimport sys\nif sys.platform == 'win32':\n    os._exit(1)")),
     bad("PY030", "python/may-exit", _initialize("import os\nif not args:\n    os._exit(1)")),
     # -- imports
     bad("PY006", "python/import-missing", _model(_ALL, before="import transformers\n\n\n")),

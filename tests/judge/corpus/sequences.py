@@ -264,7 +264,14 @@ ENTRIES: list[Entry] = [
             _CODE,
         ),
     ),
-    bad("SEQ018", "sequences/state-input-is-an-input", _state(_STATE.replace('"SI"', '"X"'))),
+    bad(
+        "SEQ018",
+        "sequences/state-input-is-an-input",
+        python(
+            PYTHON + "sequence_batching { state [ { " + _STATE.replace('"SI"', '"X"') + " } ] }\n",
+            _CODE.replace('"SI"', '"X"'),
+        ),
+    ),
     bad("SEQ018", "sequences/state-output-is-an-output", _state(_STATE.replace('"SO"', '"Y"'))),
     bad("SEQ018", "sequences/state-without-input-name", _state(_STATE.replace('input_name: "SI"', ""))),
     bad("SEQ018", "sequences/state-without-output-name", _state(_STATE.replace('output_name: "SO"', ""))),

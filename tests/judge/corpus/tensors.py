@@ -50,7 +50,7 @@ _SIZE = '{ name: "X" data_type: TYPE_FP32 dims: [ 2 ] allow_ragged_batch: true }
 
 ENTRIES: list[Entry] = [
     *(good(f"io/type-{datatype.lower()}", _typed(datatype)) for datatype in _TYPES),
-    bad("IO017", "io/type-bf16", _typed("BF16")),
+    bad("IO017", "io/type-bf16", _input('name: "X" data_type: TYPE_BF16 dims: [ 2 ]')),
     bad("IO001", "io/input-without-name", _input("data_type: TYPE_FP32 dims: [ 2 ]")),
     bad("IO001", "io/input-with-empty-name", _input('name: "" data_type: TYPE_FP32 dims: [ 2 ]')),
     bad("IO001", "io/output-without-name", _output("data_type: TYPE_FP32 dims: [ 2 ]")),
