@@ -397,7 +397,7 @@ def manner_of(max_size: int, situation: str | None) -> str:
 
     Parts of an irregular layer depend on its `situation` too: what lies below it, and what is dropped.
     """
-    return f"1 {CODEC} {max_size} {situation or ''}"
+    return f"2 {CODEC} {max_size} {situation or ''}"
 
 
 def _situation(chain_id: str, present: Sequence[Component], how: Cut) -> str:

@@ -18,7 +18,7 @@ import shutil
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -29,6 +29,7 @@ from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
+from composer.containers import made
 from composer.engines.trtexec_words import explain
 from composer.errors import BuildFailed, Corrupt, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Transferred
@@ -194,23 +195,21 @@ def _client() -> Iterator[docker.DockerClient]:
 @contextmanager
 def _container(client: docker.DockerClient, job: Job, image: str, command: Sequence[str]) -> Iterator[Container]:
     """A container that was not started yet, with the GPU. It is gone in the end."""
-    with _explained(job):
-        container = client.containers.create(
-            image=image,
-            command=[*command],
-            network_mode="none",
-            device_requests=[_wanted(job)],
-            # What is needed of the driver besides CUDA is nvidia-smi. Source: NVIDIA Container Toolkit.
-            environment={"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
-            labels={LABEL: job.name},
-            # Whatever the engine does with logs otherwise: we read them.
-            log_config=LogConfig(type=LogConfig.types.JSON, config={}),
-        )
-    try:
+    settings = {
+        "image": image,
+        "command": [*command],
+        "network_mode": "none",
+        "device_requests": [_wanted(job)],
+        # What is needed of the driver besides CUDA is nvidia-smi. Source: NVIDIA Container Toolkit.
+        "environment": {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+        "labels": {LABEL: job.name},
+        # Whatever the engine does with logs otherwise: we read them.
+        "log_config": LogConfig(type=LogConfig.types.JSON, config={}),
+    }
+    with ExitStack() as stack:
+        with _explained(job):
+            container = stack.enter_context(made(client, **settings))
         yield container
-    finally:
-        with suppress(docker.errors.NotFound):
-            container.remove(force=True, v=True)
 
 
 def _wanted(job: Job) -> DeviceRequest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest
 
+from composer.containers import made
 from composer.errors import CheckFailed, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged
 from composer.oci.daemon import DaemonTarget, Engine
@@ -139,10 +139,7 @@ def _started(
 
 def _launched(client: docker.DockerClient, settings: Mapping[str, Any], stack: ExitStack) -> Container:
     with _explained():
-        # An engine that was asked makes the container, whoever has been interrupted meanwhile: wait, then remove it.
-        asked = stack.enter_context(ThreadPoolExecutor(1)).submit(client.containers.create, **settings)
-        stack.callback(_remove, asked)
-        container = asked.result()
+        container = stack.enter_context(made(client, **settings))
         container.start()
     return container
 
@@ -172,12 +169,6 @@ def _running(container: Container, inner: Mapping[str, int]) -> _Server:
     return _Server(
         http=f"http://{at['http']}", grpc=at["grpc"], metrics=f"http://{at['metrics']}/metrics", container=container
     )
-
-
-def _remove(asked: Future[Container]) -> None:
-    with suppress(NotFound):
-        if asked.exception() is None:
-            asked.result().remove(force=True, v=True)
 
 
 def _forget(client: docker.DockerClient, name: str) -> None:

@@ -34,7 +34,14 @@ def text_of(node: ast.AST) -> str | None:
 def is_exit(node: ast.stmt) -> bool:
     """Whether a statement ends the process."""
     call = node.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
-    return call is not None and short(call.func) and ast.unparse(call.func) in EXITS
+    return call is not None and _written(call.func) in EXITS
+
+
+def _written(node: ast.expr) -> str:
+    """A name, or one with a dot; empty for anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 _NO_PARTS: Final = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
@@ -99,7 +106,7 @@ def constant_test(test: ast.expr) -> bool | None:
 
 def _comparison(test: ast.Compare) -> bool | None:
     """The server imports the file, so that it is never the program; and it runs on Linux."""
-    left, right = ast.unparse(test.left) if short(test.left) else "", text_of(test.comparators[0])
+    left, right = _written(test.left), text_of(test.comparators[0])
     known = {"__name__": None, "sys.platform": "linux", "os.name": "posix"}
     if left not in known or right is None or not isinstance(test.ops[0], ast.Eq | ast.NotEq):
         return None

@@ -43,7 +43,12 @@ ENTRIES: list[Entry] = [
     bad("LAY007", "layout/dangling-link", {**onnx(), "link": Link("nowhere")}),
     bad("LAY007", "layout/dangling-link-to-a-file", {**onnx(), "README.md": Link("../README.md")}),
     bad("LAY007", "layout/link-to-itself", {**onnx(), "loop": Link("loop")}),
-    good("layout/link-to-a-model", {**onnx(name="real/m"), "models/m": Link("../real/m")}, repositories=("models",)),
+    bad(
+        "LAY009",
+        "layout/link-to-a-model",
+        {**onnx(name="real/m"), "models/m": Link("../real/m")},
+        repositories=("models",),
+    ),
     good("layout/link-to-a-model-within", {**onnx(None), "n": Link("m")}),
     bad("CFG017", "layout/link-to-a-named-model", {**onnx(), "n": Link("m")}),
     good("layout/link-to-a-file", {**onnx(), "README.md": Link("m/config.pbtxt")}),
