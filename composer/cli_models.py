@@ -315,7 +315,7 @@ def _compare(desk: Desk, folder: Path, release: str | None) -> None:
 
     repository = alone(folder)
     case = case_for(_known(release))
-    found = [one for one in lint([repository], case) if one.rule.id.startswith(AGREEMENT)]
+    found = lint([repository], case, only=AGREEMENT)
     _report(desk, found, [repository], case, "text")
     _end(found, "warning", [folder])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,8 +13,8 @@ from docker.models.containers import Container
 
 
 @contextmanager
-def made(client: docker.DockerClient, **settings: Any) -> Iterator[Container]:
-    """A container that was not started yet, with `settings` as docker-py takes them. It is gone in the end.
+def temporary_container(client: docker.DockerClient, settings: Mapping[str, Any]) -> Iterator[Container]:
+    """A container that was not started yet, made with what docker-py takes. It is gone in the end.
 
     Raises what docker-py raises.
     """

@@ -53,13 +53,13 @@ from composer.oci.names import Reference
 from composer.oci.store import Store
 from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
-from composer.plan import Plan, make_plan, manner_of, wished
+from composer.plan import Add, Plan, make_plan, manner_of, wished
 from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
 from composer.releases import RELEASES
 from composer.runners import Runner, Running, pick
 from composer.wheels import Shelf, Wheels, survey_wheels
 from composer.with_docker import USUAL, DockerPlan, DockerWay, Pantry
-from composer.with_models import Checked, check_models, fetch_models, read_models
+from composer.with_models import Checked, check_imports, check_models, fetch_models, read_models
 
 if TYPE_CHECKING:
     import requests
@@ -228,6 +228,8 @@ def _plan(
         made = decide(custom)
     if recipe.custom_backends:
         brought.fit(recipe, made, custom, shop, deep=scan != "none")
+    added = [file.entry.path for step in made.steps if isinstance(step, Add) for file in step.files]
+    check_imports(recipe, repositories, shop.knowledge.inventory(upstream.image), added, place.emit)
     return made
 
 

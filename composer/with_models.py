@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from composer.errors import Problem, RecipeError
 from composer.events import Emit, Logged, Warned
+from composer.inventory import Inventory
 from composer.models.bringing import bring
 from composer.models.lint import Finding, lint, refusals
 from composer.models.lint.case import case_of, ignored_by, repositories_of
 from composer.models.repository import ModelRepository, is_left_out
 from composer.models.sources.way import Way
 from composer.oci.layout import LayoutStore
+from composer.oci.tree import Tree
 from composer.recipe import Recipe
 
 
@@ -48,20 +52,62 @@ def check_models(recipe: Recipe, own: Checked, more: Sequence[ModelRepository], 
     """All models together. Raises `RecipeError` for what the server would refuse; says what else there is to say."""
     checked = _checked(recipe, (*own.repositories, *more)) if more else own
     _refuse(checked.findings)
-    for one in checked.findings:
-        if one.severity == "warning" and not one.suppressed:
-            problem = _problem(one)
-            emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
+    _warn(checked.findings, emit)
     for repository in checked.repositories:
         _tell_left_out(repository, emit)
     return checked
 
 
+def check_imports(
+    recipe: Recipe, repositories: Sequence[ModelRepository], inventory: Inventory, added: Iterable[str], emit: Emit
+) -> None:
+    """What Python models import, and the image lacks, now that it is known what that has. `added` are paths of files.
+
+    Raises `RecipeError` where a model would not load, if every layer is known; else it is only said.
+    """
+    tree = inventory.tree()
+    whole = not inventory.unread() and not recipe.steps and not recipe.packages.apt
+    case = replace(case_of(recipe), modules=_modules([*_packages(tree), *added]), all_packages=whole)
+    missing = lint(repositories, case, ignored=ignored_by(recipe), only=(IMPORTS,))
+    _refuse(missing)
+    _warn(missing, emit)
+
+
+IMPORTS: Final = "PY006"
+"""The rule of what Python models import."""
+
+_PACKAGES: Final = re.compile(r"(?:.+/)?lib/python3(?:\.[0-9]+)?/(?:site|dist)-packages/([^/]+)(?:/.*)?")
+
+
+def _packages(tree: Tree) -> Iterator[str]:
+    """The paths of what lies in folders that Python looks for packages in."""
+    for root in ("usr/lib", "usr/local/lib"):
+        for name in tree.children(root):
+            for kind in ("dist-packages", "site-packages"):
+                folder = f"{root}/{name}/{kind}"
+                if name.startswith("python3"):
+                    yield from (f"{folder}/{one}" for one in tree.children(tree.resolve(folder)))
+
+
+def _modules(paths: Iterable[str]) -> frozenset[str]:
+    """The modules that files and folders at these paths make, by the first part of their names."""
+    names = (match[1] for path in paths if (match := _PACKAGES.fullmatch(path)))
+    return frozenset(name.partition(".")[0] for name in names if not name.endswith((".dist-info", ".egg-info")))
+
+
 def _checked(recipe: Recipe, repositories: Sequence[ModelRepository]) -> Checked:
-    # Which backends there are is for the plan to say, which sees the image.
+    # Which backends there are is for the plan to say, which sees the image; and what its Python can import.
     case = replace(case_of(recipe), backends=None)
     found = lint(repositories, case, ignored=ignored_by(recipe))
-    return Checked(repositories=tuple(repositories), findings=found)
+    seen = tuple(one for one in found if one.rule.id != IMPORTS or recipe.engine == "dockerfile")
+    return Checked(repositories=tuple(repositories), findings=seen)
+
+
+def _warn(findings: Iterable[Finding], emit: Emit) -> None:
+    for one in findings:
+        if one.severity == "warning" and not one.suppressed:
+            problem = _problem(one)
+            emit(Warned(message=f"{problem.where}: {problem.message}", hint=problem.hint))
 
 
 def _refuse(findings: Iterable[Finding]) -> None:
@@ -88,5 +134,5 @@ def _tell_left_out(repository: ModelRepository, emit: Emit) -> None:
         emit(Logged(text=f"left out of {repository.path}: {told}{more}", source="models"))
 
 
-_TOLD = 5
+_TOLD: Final = 5
 """As many are named; of the others only how many there are."""

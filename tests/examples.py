@@ -24,20 +24,21 @@ COLOURS: Final = (
 def colours() -> bytes:
     """Pictures by their colour: the class whose colour c is nearest to the picture's mean m has the largest 2cm - cc.
 
-    FP16 images [N, 3, H, W] in, FP16 scores [N, 10] out. A blur goes first; of a plain picture it leaves all as it is.
+    FP16 images [N, 3, H, W] in, FP32 scores [N, 10] out. A blur goes first; of a plain picture it leaves all as it is.
     """
     rows = (1, 2, 1)
     blur = [a * b / 16 if one == other else 0.0 for one in range(3) for other in range(3) for a in rows for b in rows]
     nearest = [2 * colour[channel] for channel in range(3) for colour in COLOURS]
     return onnx_model(
         inputs={"images": ("FP16", ["N", 3, "H", "W"])},
-        outputs={"output": ("FP16", ["N", 10])},
+        outputs={"output": ("FP32", ["N", 10])},
         nodes=[
             node("Conv", ["images", "blur"], ["blurred"], kernel_shape=[3, 3]),
             node("GlobalAveragePool", ["blurred"], ["mean"]),
             node("Flatten", ["mean"], ["flat"], axis=1),
             node("MatMul", ["flat", "W"], ["product"]),
-            node("Add", ["product", "B"], ["output"]),
+            node("Add", ["product", "B"], ["scores"]),
+            node("Cast", ["scores"], ["output"], to=1),
         ],
         initializers=[
             tensor("blur", "FP16", (3, 3, 3, 3), blur),

@@ -29,7 +29,7 @@ from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
-from composer.containers import made
+from composer.containers import temporary_container
 from composer.engines.trtexec_words import explain
 from composer.errors import BuildFailed, Corrupt, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Transferred
@@ -208,7 +208,7 @@ def _container(client: docker.DockerClient, job: Job, image: str, command: Seque
     }
     with ExitStack() as stack:
         with _explained(job):
-            container = stack.enter_context(made(client, **settings))
+            container = stack.enter_context(temporary_container(client, settings))
         yield container
 
 

@@ -18,7 +18,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest
 
-from composer.containers import made
+from composer.containers import temporary_container
 from composer.errors import CheckFailed, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged
 from composer.oci.daemon import DaemonTarget, Engine
@@ -139,7 +139,7 @@ def _started(
 
 def _launched(client: docker.DockerClient, settings: Mapping[str, Any], stack: ExitStack) -> Container:
     with _explained():
-        container = stack.enter_context(made(client, **settings))
+        container = stack.enter_context(temporary_container(client, settings))
         container.start()
     return container
 

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from docker.models.containers import ContainerCollection
 
 from composer import pipeline, with_docker
 from composer.engines.trtexec import LABEL, Made, lay_out
@@ -344,6 +346,23 @@ def test_the_container_has_a_gpu_and_no_network_and_goes_when_interrupted(bench:
     assert (host["NetworkMode"], host["Binds"], host["Privileged"]) == ("none", None, False)
     assert host["DeviceRequests"][0]["Capabilities"] == [["gpu"]]
     assert host["DeviceRequests"][0]["Count"] == 1
+
+
+def test_an_interruption_while_the_container_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine goes on making it, whoever is gone."""
+    bench.model()
+    create = ContainerCollection.create
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        made = create(*arguments, **settings)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        return made
+
+    monkeypatch.setattr(ContainerCollection, "create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.convert()
+    assert bench.said() == []
 
 
 def test_the_repository_of_what_was_converted(bench: Bench) -> None:

@@ -45,7 +45,7 @@ def build(quickstart: Quickstart, name: str, output: str, *more: str) -> dict[st
     [
         ("densenet", ["a-dark-picture", "half-a-picture"]),
         ("labels", ["red", "white"]),
-        ("tuned", ["two-rows", "standardized", "after:ready", "after:two-rows"]),
+        ("tuned", ["two-rows", "standardized", "after:ready", "after:models", "after:two-rows"]),
     ],
 )
 def test_an_example_serves(quickstart: Quickstart, tmp_path: Path, name: str, asked: list[str]) -> None:

@@ -62,17 +62,23 @@ _COMMENT: Final = re.compile(r"#\s*tricompose:\s*ignore\[([A-Z0-9, ]+)\](.*)")
 
 
 def lint(
-    repositories: Sequence[ModelRepository], case: Case, *, ignored: Mapping[str, str] | None = None
+    repositories: Sequence[ModelRepository],
+    case: Case,
+    *,
+    ignored: Mapping[str, str] | None = None,
+    only: tuple[str, ...] = ("",),
 ) -> tuple[Finding, ...]:
     """All that rules find, in the order of files and lines. `ignored` are rules to pass over, with the reason why.
 
-    What a comment in config.pbtxt passes over, or `ignored`, is among them, with the reason as `suppressed`.
+    What a comment in config.pbtxt passes over, or `ignored`, is among them, with the reason as `suppressed`. Only rules
+    are asked whose ids begin as one of `only` does.
     """
     every = Repositories(all=tuple(repositories))
-    found = [*_of_all(every, case)]
+    rules = [one for one in RULES.values() if one.holds(case) and one.id.startswith(only)]
+    found = [*_of_all(rules, every, case)]
     for repository in repositories:
         for model in repository.models:
-            found += _suppressed(model, _of_model(model, case))
+            found += _suppressed(model, _of_model(rules, model, case))
     reasons = ignored or {}
     marked = (replace(one, suppressed=one.suppressed or reasons.get(one.rule.id)) for one in found)
     return tuple(sorted(marked, key=_position))
@@ -88,16 +94,16 @@ def _position(one: Finding) -> tuple[str, int, int, int, str]:
     return str(one.path), place.line, place.column, _ORDER[one.severity], one.rule.id
 
 
-def _of_all(every: Repositories, case: Case) -> Iterator[Finding]:
-    for one in RULES.values():
-        if one.check_all and one.holds(case):
+def _of_all(rules: Sequence[Rule], every: Repositories, case: Case) -> Iterator[Finding]:
+    for one in rules:
+        if one.check_all:
             for found in one.check_all(every, case):
                 yield _finding(one, found, _owner(every, found.path))
 
 
-def _of_model(model: Model, case: Case) -> Iterator[Finding]:
-    for one in RULES.values():
-        if one.check and one.holds(case) and (model.configuration.readable or one.unreadable_too):
+def _of_model(rules: Sequence[Rule], model: Model, case: Case) -> Iterator[Finding]:
+    for one in rules:
+        if one.check and (model.configuration.readable or one.unreadable_too):
             for found in one.check(model, case):
                 yield _finding(one, found, model.name)
 

@@ -203,20 +203,28 @@ def program_that_ends_itself(model: Model, case: Case) -> Iterator[Found]:
 )
 def import_that_nothing_brings(model: Model, case: Case) -> Iterator[Found]:
     """A module is imported that neither Python, nor the model, nor the image is known to have."""
-    if case.packages is None or env_path(model):
+    if (case.packages is None and case.modules is None) or env_path(model):
         return
-    there = case.packages | (frozenset() if case.all_packages else upstream_packages(case.release))
     for one in wanted_by(model, case.release):
-        if not one.imported.optional and not one.among(there):
+        name = one.module.partition(".")[0]
+        if not one.imported.optional and not _there(one, name, case):
             message = f"nothing that the image is known to have brings the module {one.module}"
-            name = one.module.partition(".")[0]
             place, severity = one.imported.place, _how_bad(one, case)
             yield on(one.file, message, place=place, fix=_advice(one), severity=severity, module=name)
+
+
+def _there(one: Wanted, name: str, case: Case) -> bool:
+    if case.modules is not None:
+        return name in case.modules
+    packages = case.packages or frozenset()
+    return one.among(packages | (frozenset() if case.all_packages else upstream_packages(case.release)))
 
 
 def _how_bad(one: Wanted, case: Case) -> Severity | None:
     """An error where all is known of the image; less where packages that are added may bring it along."""
     packages = case.packages or frozenset()
+    if case.modules is not None:
+        return None if one.certain and case.all_packages else WARNING
     if case.all_packages:
         return None if one.certain and not unexplained(packages) else WARNING
     return WARNING if packages <= upstream_packages(case.release) else INFO

@@ -28,8 +28,9 @@ class Case:
     `backends`, `repoagents` and `caches` are those of the image, `files` the files and folders that the recipe
     adds. `server` are tritonserver's flags, `server_at` where each stands, and under "" where all do. `gpus` is how
     many it is given, 0 for none. `shm_size` is in bytes. `packages` are the names of Python distributions that the
-    image has, with `all_packages` all of them, `apt` those of Debian packages that are added. `as_root` says whether
-    the server may read everything. With `baked`, the models go into an image: what tools and editors left among them
+    image has, with `all_packages` all of them, `apt` those of Debian packages that are added. `modules` are what its
+    Python can import, by the first part of their names, where someone looked. `as_root` says whether the server may
+    read everything. With `baked`, the models go into an image: what tools and editors left among them
     does not.
     """
 
@@ -44,6 +45,7 @@ class Case:
     shm_size: int | None = None
     packages: frozenset[str] | None = None
     all_packages: bool = False
+    modules: frozenset[str] | None = None
     apt: frozenset[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     as_root: bool = True
