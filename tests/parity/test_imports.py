@@ -21,7 +21,7 @@ def place(tmp_path: Path) -> Place:
     made = Place(tmp_path)
     parts = f"{PACKAGES}/numpy".split("/")
     have = [folder("/".join(parts[:end])) for end in range(1, len(parts) + 1)]
-    packages = [*have, file(f"{PACKAGES}/numpy/__init__.py"), file(f"{PACKAGES}/numpy-1.26.4.dist-info/METADATA")]
+    packages = [*have, file(f"{PACKAGES}/numpy/__init__.py")]
     made.upstream(BASE, packed(packages), packed(server("python", "tensorrt")), base=1)
     model = put_model(tmp_path / "models/one", "python")
     (model / "1/model.py").write_text(f"import numpy\nimport pandas\n{PYTHON}")
