@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -233,7 +234,8 @@ def _token_at(line: str, column: int) -> str:
     return found[0] if found else ""
 
 
-_STRINGS: Final = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|#[^\n]*")
+# A string that does not end goes to the end of its line: without that, each quote in it would be tried as a start.
+_STRINGS: Final = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|#[^\n]*")
 
 
 def _strange_character(text: str) -> Fault | None:
@@ -263,6 +265,10 @@ class _Lost(Exception):
     """The text is not what the walk takes it for. The judge says why."""
 
 
+_MOST_FAULTS: Final = 100
+"""Unknown names that are said at once: a text with more of them is something else."""
+
+
 class _Walk:
     """One walk over the tokens of a text, by the schema: places of all values, and names that the schema lacks."""
 
@@ -286,8 +292,10 @@ class _Walk:
         return str(self._tokens.token)
 
     def _here(self) -> Place:
-        error = self._tokens.ParseError("")  # type: ignore[arg-type]  # typeshed takes the text for a message
-        return Place(line=error.GetLine() or 1, column=error.GetColumn() or 1, length=max(1, len(self._token)))
+        # What its ParseError would say; but that copies the whole line each time.
+        line: int = self._tokens._line  # type: ignore[attr-defined]
+        column: int = self._tokens._column  # type: ignore[attr-defined]
+        return Place(line=line + 1, column=column + 1, length=max(1, len(self._token)))
 
     def _take(self) -> str:
         if self._tokens.AtEnd():
@@ -322,6 +330,8 @@ class _Walk:
 
     def _unknown(self, kind: Descriptor, name: str, place: Place) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise _Lost
+        if len(self.faults) >= _MOST_FAULTS:
             raise _Lost
         words = f'Message type "{kind.full_name}" has no field named "{name}".'
         self.faults.append(Fault(kind="unknown_field", place=place, words=words, name=name))
@@ -391,7 +401,9 @@ class _Walk:
         renamed = (*key[:-1], own)
         if renamed in self.places:
             self.repeated_keys.append(renamed)
-        for old in [each for each in self.places if each[: len(key)] == key]:
+        # They are the last ones that were put there.
+        inside = list(takewhile(lambda each: each[: len(key)] == key, reversed(self.places)))
+        for old in reversed(inside):
             rest, place = old[len(key) :], self.places.pop(old)
             if rest == ("value",) and old not in self._words:
                 continue  # a message: its entry stands for it

@@ -96,13 +96,17 @@ def test_paths_through_links_and_folders_without_entries_need_the_base(place: Pl
     odd = [
         *server("onnxruntime", "tensorrt"),
         file("lib/odd.so", b"through a link of the base"),
+        file("lib/.wh.old.so", b""),
         folder("usr"),
         folder("usr/lib"),
         file("etc/extra", b"in a folder that only the base describes"),
     ]
     place.upstream(
         packed(
-            [folder("usr"), folder("usr/lib", 0o751), folder("etc", 0o700), link("lib", "usr/lib", tarfile.SYMTYPE)]
+            [
+                *(folder("usr"), folder("usr/lib", 0o751), file("usr/lib/old.so")),
+                *(folder("etc", 0o700), link("lib", "usr/lib", tarfile.SYMTYPE)),
+            ]
         ),
         packed(odd),
         base=1,

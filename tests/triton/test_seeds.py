@@ -67,7 +67,12 @@ def test_classes_have_their_labels(quickstart: Quickstart, tmp_path: Path) -> No
 def classes(url: str) -> list[str]:
     """Ask for the class of a red picture. Half precision has no JSON form: the numbers follow as bytes."""
     data = struct.pack(f"<{len(RED)}e", *RED)
-    tensor = {"name": "images", "datatype": "FP16", "shape": [1, 3, 4, 4], "parameters": {"binary_data_size": len(data)}}
+    tensor = {
+        "name": "images",
+        "datatype": "FP16",
+        "shape": [1, 3, 4, 4],
+        "parameters": {"binary_data_size": len(data)},
+    }
     wanted = {"name": "output", "parameters": {"classification": 1}}
     head = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}

@@ -27,7 +27,7 @@ from composer.recipe import Recipe, load_recipe, parse_recipe, refuse_unbuilt
 from tests.command import tricompose
 from tests.examples import FILES
 from tests.modelfiles import plan
-from tests.parity.place import BASE, Place, packed, server
+from tests.parity.place import BASE, Place, file, folder, packed, server
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -35,6 +35,12 @@ OF_RELEASES = [path for path in RECIPES if path.name != "quickstart.yaml"]
 """All but the one that brings an upstream of its own."""
 
 BACKENDS = ("dali", "fil", "identity", "onnxruntime", "openvino", "python", "pytorch", "tensorflow", "tensorrt")
+
+PACKAGES = Path("usr/local/lib/python3.10/dist-packages")
+NUMPY = [
+    *(folder(str(path)) for path in (*[*PACKAGES.parents][-2::-1], PACKAGES, PACKAGES / "numpy")),
+    file(str(PACKAGES / "numpy/__init__.py")),
+]
 
 
 def test_there_are_examples() -> None:
@@ -91,9 +97,9 @@ def test_every_model_file_has_a_script() -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A folder with the examples, and an upstream that has every backend by name."""
+    """A folder with the examples, and an upstream that has every backend by name, and NumPy."""
     made = Place(tmp_path)
-    made.upstream(BASE, packed(server(*BACKENDS)), base=1)
+    made.upstream(BASE, packed(server(*BACKENDS, extra=NUMPY)), base=1)
     shutil.copytree(FOLDER, tmp_path / "recipes")
     made.origin = made.origin.replace("oci:upstream", f"oci:{tmp_path}/upstream")
     return made

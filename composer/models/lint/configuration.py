@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from composer.models import schema
 from composer.models.configuration import Configuration, Fault, Place
 from composer.models.lint.layout import hidden_backend
-from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Edit, Found, Severity, at, on, rule
+from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Edit, Found, OfModel, Severity, at, on, rule
 from composer.models.repository import FILES, PLATFORMS, Model
 
 _READER = "core: filesystem/api.cc, ReadTextProto"
@@ -22,6 +22,11 @@ _PARSING = (
     "[libprotobuf ERROR] Error parsing text-format inference.ModelConfig: {line}:{column}: {words}"
     "  failed to read text proto from {path}"
 )
+
+
+def _of_text(name: str, *, fix: str) -> Callable[[OfModel], OfModel]:
+    """A rule of what protobuf's reader refuses."""
+    return rule(name, ERROR, says=_PARSING, source=_READER, fix=fix, unreadable_too=True)
 
 
 def _faults(model: Model, *kinds: str) -> Iterator[Fault]:
@@ -53,14 +58,7 @@ def _near(name: str, known: list[str]) -> str | None:
 # -- whether it can be read -----------------------------------------------------------------------
 
 
-@rule(
-    "CFG001",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix="remove it, or put it where it belongs",
-    unreadable_too=True,
-)
+@_of_text("CFG001", fix="remove it, or put it where it belongs")
 def unknown_field(model: Model, case: Case) -> Iterator[Found]:
     """A field that Triton does not know."""
     for fault in _faults(model, "unknown_field"):
@@ -97,20 +95,31 @@ def newer_field(model: Model, case: Case) -> Iterator[Found]:
             yield _unread(model, fault, message, fix=f'triton: "{since}" or later, or remove it')
 
 
-@rule(
-    "CFG003",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix="take one of Triton's own words",
-    unreadable_too=True,
-)
+@_of_text("CFG003", fix="take one of Triton's own words")
 def unknown_word(model: Model, case: Case) -> Iterator[Found]:
     """A value that is none of those that the field can have."""
+    edit = _translated(model)
     for fault in _faults(model, "unknown_enum"):
-        near = _USUAL_TYPES.get(fault.name) or _near(fault.name, list(schema.all_values()))
+        near = _certain(fault.name) or _near(fault.name, list(schema.all_values()))
         message = f'there is no value "{fault.name}"' + (f'; did you mean "{near}"?' if near else "")
-        yield _unread(model, fault, message, fix=near)
+        yield _unread(model, fault, message, fix=near, edit=edit if _certain(fault.name) else None)
+
+
+def _certain(name: str) -> str | None:
+    """Triton's word for what is called otherwise elsewhere, or is written in other letters."""
+    return _USUAL_TYPES.get(name) or next((one for one in schema.all_values() if one == name.upper()), None)
+
+
+def _translated(model: Model) -> Edit | None:
+    """The edit that puts Triton's words in place of all those that can mean but one."""
+    configuration = model.configuration
+    if configuration.text is None:
+        return None
+    lines = configuration.text.split("\n")
+    for fault in reversed([*_faults(model, "unknown_enum")]):
+        if new := _certain(fault.name):
+            _put(lines, fault.place, new)
+    return Edit(path=configuration.path, write="\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
 @rule(
@@ -150,42 +159,21 @@ _USUAL_TYPES: Final = {
 """What other tools call types and devices."""
 
 
-@rule(
-    "CFG004",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix="a bracket, a colon or a quote may be missing before this",
-    unreadable_too=True,
-)
+@_of_text("CFG004", fix="a bracket, a colon or a quote may be missing before this")
 def no_text_format(model: Model, case: Case) -> Iterator[Found]:
     """The text cannot be read: a bracket, a colon or a quote is missing."""
     for fault in _faults(model, "syntax"):
         yield _unread(model, fault, f"this cannot be read: {fault.words}")
 
 
-@rule(
-    "CFG005",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix='text format has no braces around it all, and no quotes around names: name: "model"',
-    unreadable_too=True,
-)
+@_of_text("CFG005", fix='text format has no braces around it all, and no quotes around names: name: "model"')
 def json_text(model: Model, case: Case) -> Iterator[Found]:
     """The file is JSON, where text format is wanted."""
     for fault in _faults(model, "json"):
         yield _unread(model, fault, "this is JSON, and the server reads protobuf's text format")
 
 
-@rule(
-    "CFG006",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix="remove the byte order mark from the start of the file",
-    unreadable_too=True,
-)
+@_of_text("CFG006", fix="remove the byte order mark from the start of the file")
 def byte_order_mark(model: Model, case: Case) -> Iterator[Found]:
     """The file begins with a byte order mark."""
     for fault in _faults(model, "byte_order_mark"):
@@ -194,14 +182,7 @@ def byte_order_mark(model: Model, case: Case) -> Iterator[Found]:
         yield _unread(model, fault, "the file begins with a byte order mark", edit=edit)
 
 
-@rule(
-    "CFG007",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix="only texts in plain quotes may hold this",
-    unreadable_too=True,
-)
+@_of_text("CFG007", fix="only texts in plain quotes may hold this")
 def odd_character(model: Model, case: Case) -> Iterator[Found]:
     """A character outside of quotes that is not ASCII, such as a typographic quote."""
     for fault in _faults(model, "non_ascii", "not_text"):
@@ -210,56 +191,49 @@ def odd_character(model: Model, case: Case) -> Iterator[Found]:
         yield _unread(model, fault, f"the character {fault.name!a} may not stand outside of quotes", fix=fix)
 
 
-@rule("CFG008", ERROR, says=_PARSING, source=_READER, fix="keep one of them", unreadable_too=True)
+@_of_text("CFG008", fix="keep one of them")
 def given_twice(model: Model, case: Case) -> Iterator[Found]:
     """A field that can be given once is given again."""
     for fault in _faults(model, "given_twice"):
         yield _unread(model, fault, f'the field "{fault.name}" is given more than once')
 
 
-@rule("CFG009", ERROR, says=_PARSING, source=_READER, fix="remove the comma before it", unreadable_too=True)
+@_of_text("CFG009", fix="remove the comma before it")
 def trailing_comma(model: Model, case: Case) -> Iterator[Found]:
     """A list ends with a comma."""
     for fault in _faults(model, "trailing_comma"):
         yield _unread(model, fault, "a list may not end with a comma")
 
 
-@rule("CFG010", ERROR, says=_PARSING, source=_READER, fix="take the quotes away", unreadable_too=True)
+@_of_text("CFG010", fix="take the quotes away")
 def quoted_word(model: Model, case: Case) -> Iterator[Found]:
     """A number or a word of Triton's stands in quotes."""
     for fault in _faults(model, "quoted_word"):
         yield _unread(model, fault, f"{fault.name} stands in quotes, and no text is wanted here")
 
 
-@rule("CFG011", ERROR, says=_PARSING, source=_READER, fix="comments begin with #", unreadable_too=True)
+@_of_text("CFG011", fix="comments begin with #")
 def slashes(model: Model, case: Case) -> Iterator[Found]:
     """A comment begins with slashes."""
     for fault in _faults(model, "slashes"):
         yield _unread(model, fault, "this cannot be read; if it is a comment, it must begin with #")
 
 
-@rule(
-    "CFG012",
-    ERROR,
-    says=_PARSING,
-    source=_READER,
-    fix='parameters { key: "NAME" value { string_value: "VALUE" } }',
-    unreadable_too=True,
-)
+@_of_text("CFG012", fix='parameters { key: "NAME" value { string_value: "VALUE" } }')
 def plain_parameter(model: Model, case: Case) -> Iterator[Found]:
     """A plain value where a message is wanted, such as that of a parameter."""
     for fault in _faults(model, "no_message"):
         yield _unread(model, fault, "a value in braces is wanted here, as parameters have it")
 
 
-@rule("CFG013", ERROR, says=_PARSING, source=_READER, fix="fill the template in", unreadable_too=True)
+@_of_text("CFG013", fix="fill the template in")
 def unfilled_template(model: Model, case: Case) -> Iterator[Found]:
     """A variable of a template was not filled in."""
     for fault in _faults(model, "unfilled"):
         yield _unread(model, fault, "a variable of a template was not filled in")
 
 
-@rule("CFG014", ERROR, says=_PARSING, source=_READER, fix="keep one of them", unreadable_too=True)
+@_of_text("CFG014", fix="keep one of them")
 def exclusive_fields(model: Model, case: Case) -> Iterator[Found]:
     """Two fields that exclude each other."""
     for fault in _faults(model, "exclusive"):
@@ -272,8 +246,8 @@ def windows_lines(model: Model, case: Case) -> Iterator[Found]:
     """Lines end as on Windows. The server takes that; labels would not."""
     text = model.configuration.text or ""
     if "\r\n" in text:
-        column = text.index("\r\n") + 1
-        place = Place(line=1, column=column)
+        end = text.index("\r\n")
+        place = Place(line=text.count("\n", 0, end) + 1, column=end - text.rfind("\n", 0, end))
         yield on(model.configuration.path, "lines end with a carriage return", place=place)
 
 
@@ -328,9 +302,13 @@ def _replaced(configuration: Configuration, place: Place | None, new: str) -> Ed
     if place is None or configuration.text is None:
         return None
     lines = configuration.text.split("\n")
+    _put(lines, place, new)
+    return Edit(path=configuration.path, write="\n".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _put(lines: list[str], place: Place, new: str) -> None:
     line, start = lines[place.line - 1], place.column - 1
     lines[place.line - 1] = line[:start] + new + line[start + place.length :]
-    return Edit(path=configuration.path, write="\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
 @rule(

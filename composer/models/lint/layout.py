@@ -107,7 +107,7 @@ def _is_a_tools(model: Model) -> bool:
     ERROR,
     says="failed to load model '{name}': " + _NO_VERSION.replace("{model}", "{name}"),
     source=_POLL,
-    fix="move it elsewhere: the server takes every folder here for a model",
+    fix="move it elsewhere: the server takes every folder here for a model. Out of an image that a recipe makes it is left",
 )
 def a_tool_s_folder(every: Repositories, case: Case) -> Iterator[Found]:
     """A folder that a tool left there would be taken for a model."""
@@ -287,7 +287,7 @@ def no_version(model: Model, case: Case) -> Iterator[Found]:
 )
 def leading_zeros(model: Model, case: Case) -> Iterator[Found]:
     """A version's folder has leading zeros in its name, so it is ignored."""
-    for name in _folders(model):
+    for name in [] if _is_a_tools(model) else _folders(model):
         if re.match(r"0.", name):
             plain = name.lstrip("0") or "0"
             path, better = model.folder / name, model.folder / plain
@@ -449,7 +449,7 @@ _MISSPELLED: Final = re.compile(
 )
 def misnamed_config(model: Model, case: Case) -> Iterator[Found]:
     """What is probably the model's config has another name or place, so the server does not read it."""
-    if model.configured:
+    if model.configured or _is_a_tools(model):
         return
     right = model.folder / CONFIG
     for entry in model.entries:

@@ -156,8 +156,10 @@ class Finding:
 RULES: Final[dict[str, Rule]] = {}
 """All rules by their ids, in the order in which they were written."""
 
-_OfModel = Callable[[Model, Case], Iterator[Found]]
-_OfAll = Callable[[Repositories, Case], Iterator[Found]]
+OfModel = Callable[[Model, Case], Iterator[Found]]
+"""What looks at one model."""
+OfAll = Callable[[Repositories, Case], Iterator[Found]]
+"""What looks at all models together, or at the server's flags."""
 
 
 def rule(
@@ -170,14 +172,14 @@ def rule(
     since: str | None = None,
     until: str | None = None,
     unreadable_too: bool = False,
-) -> Callable[[_OfModel], _OfModel]:
+) -> Callable[[OfModel], OfModel]:
     """Put a function that looks at one model into the table. Its docstring is the rule's title, in one line.
 
     `says` are Triton's own words, with `{model}` and what `Found.says` holds in braces. Models whose config.pbtxt
     cannot be read are only shown to rules that take `unreadable_too`.
     """
 
-    def add(check: _OfModel) -> _OfModel:
+    def add(check: OfModel) -> OfModel:
         about = Rule(id=id, severity=severity, title=_title(check), says=says, source=source, fix=fix)
         _add(replace(about, since=since, until=until, unreadable_too=unreadable_too, check=check))
         return check
@@ -194,10 +196,10 @@ def rule_of_all(
     fix: str,
     since: str | None = None,
     until: str | None = None,
-) -> Callable[[_OfAll], _OfAll]:
+) -> Callable[[OfAll], OfAll]:
     """The same for a function that looks at all models together, or at the server's flags."""
 
-    def add(check: _OfAll) -> _OfAll:
+    def add(check: OfAll) -> OfAll:
         about = Rule(id=id, severity=severity, title=_title(check), says=says, source=source, fix=fix)
         _add(replace(about, since=since, until=until, check_all=check))
         return check

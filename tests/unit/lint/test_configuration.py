@@ -108,14 +108,14 @@ FAULTS = [
     ("unknown_field", "^max_batchsize: 4\n"),
     ("unknown_field", HEAD + 'input [ { name: "X" ^datatype: TYPE_FP32 } ]\n'),
     ("unknown_enum", HEAD + 'input [ { name: "X" data_type: ^TYPE_FLOAT dims: [ 2 ] } ]\n'),
-    ("syntax", 'name "m"\nbackend: ^}\n'),
+    ("syntax", 'name ^"m"\n'),
     ("syntax", "max_batch_size: ^four\n"),
-    ("syntax", "max_batch_size: ^4_000\n"),
+    ("syntax", "max_batch_size: ^10_000\n"),
     ("json", '^{ "name": "m" }\n'),
     ("byte_order_mark", '^\ufeffname: "m"\n'),
     ("non_ascii", "name: ^\u201cm\u201d\n"),
     ("not_text", 'name: "m"\n^\x00backend: "x"\n'),
-    ("given_twice", 'name: "a"\n^name: "b"\n'),
+    ("given_twice", 'name: "a"\nname: ^"b"\n'),
     ("trailing_comma", 'input [ { name: "X" }, ^]\n'),
     ("quoted_word", 'max_batch_size: ^"4"\n'),
     ("slashes", 'name: "m"\n^// a comment\n'),
@@ -156,7 +156,7 @@ SPOKEN: list[tuple[str, str, Case]] = [
     ("CFG005", '^{ "name": "m" }\n', R2410),
     ("CFG006", "^\ufeff" + WHOLE, R2410),
     ("CFG007", WHOLE + "name: ^\u201cm\u201d\n", R2410),
-    ("CFG008", WHOLE + '^backend: "onnxruntime"\n', R2410),
+    ("CFG008", WHOLE + 'backend: ^"onnxruntime"\n', R2410),
     ("CFG009", WHOLE + "instance_group [ { count: 1 }, ^]\n", R2410),
     ("CFG010", WHOLE.replace("max_batch_size: 4", 'max_batch_size: ^"4"'), R2410),
     ("CFG011", WHOLE + "^// a comment\n", R2410),
@@ -230,7 +230,7 @@ def test_windows_lines(tmp_path: Path) -> None:
 
 def test_comments_that_pass_over_a_rule(tmp_path: Path) -> None:
     broken = "max_batch_size: -1  # tricompose: ignore[CFG024] a test of ours\n"
-    found = [one for one in model(tmp_path, HEAD.splitlines()[0] + "\n" + broken + X + Y, ONNX, R2410)]
+    found = model(tmp_path, HEAD.splitlines()[0] + "\n" + broken + X + Y, ONNX, R2410)
     own = [one for one in found if one.rule.id == "CFG024"]
     assert [one.suppressed for one in own] == ["a test of ours"]
     assert "CFG024" not in [one.rule.id for one in refusals(found)]
@@ -287,10 +287,15 @@ def judged(data: bytes) -> None:
             assert 1 <= found.place.column <= len(lines[found.place.line - 1]) + 1, found
 
 
+ODD = """{ } [ ] < > : , ; " ' \\ # - --1 1e999 0x7fffffffffffffffff inf nan true [a.b] :: // /* */ "\\377\\x00" any
+[type.googleapis.com/x]"""
 PIECES = st.sampled_from(
-    [*FULL.split(), *WHOLE.split(), "{", "}", "[", "]", "<", ">", ":", ",", ";", '"', "'", "\\", "#", "\n", "\r\n", " "]
-    + ["-", "--1", "1e999", "0x7fffffffffffffffff", "inf", "nan", "true", "\x00", "\x0c", "\x85", "\u2028", "\ufeff"]
-    + ["any { [type.googleapis.com/x] { } }", '"\\377\\x00"', "9" * 400, "a" * 400, "[a.b]", "::", "//", "/*", "*/"]
+    [
+        *FULL.split(),
+        *WHOLE.split(),
+        *ODD.split(),
+        *("\n", "\r\n", " ", "\x00", "\x0c", "\x85", "\u2028", "\ufeff", "9" * 400, "a" * 400),
+    ]
 )
 SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -353,12 +358,12 @@ def test_a_megabyte_of_it(data: bytes) -> None:
 
 @pytest.mark.timeout(60)
 def test_many_fields_take_no_longer_each(tmp_path: Path) -> None:
-    """40,000 parameters: what is read of one does not depend on how many there are."""
+    """What is read of a parameter does not depend on how many there are."""
     text = HEAD + "".join(
-        f'parameters {{ key: "p{number}" value {{ string_value: "1" }} }}\n' for number in range(4_000)
+        f'parameters {{ key: "p{number}" value {{ string_value: "1" }} }}\n' for number in range(10_000)
     )
     started = time.process_time()
-    assert len(check(text.encode()).message.parameters) == 4_000
+    assert len(check(text.encode()).message.parameters) == 10_000
     assert time.process_time() - started < 10
 
 
