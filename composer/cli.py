@@ -92,7 +92,9 @@ def _init(desk: Desk, /, folder: Path, from_models: Path | None) -> None:
     from composer.starter import write_starter
 
     path = write_starter(folder, models=from_models)
-    desk.console.result("recipe", str(path), f"{path} is written. See what it would make:\n  tricompose plan {path}")
+    first = f"Check the models, then see what it would make:\n  tricompose models lint {path}"
+    then = first if from_models else "See what it would make:"
+    desk.console.result("recipe", str(path), f"{path} is written. {then}\n  tricompose plan {path}")
 
 
 @command("import-compose", tricompose, reach="none")

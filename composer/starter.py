@@ -45,12 +45,15 @@ def write_new(path: Path, text: str, *, instead: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
-    """What the template is given. `shared` is what the models' Python instances take of shared memory at least."""
+    """What the template is given. `shared` is what the models' Python instances take of shared memory at least.
+
+    `backends` is None where not every model says yet what it needs.
+    """
 
     release: str = FLAGS_OF
     path: str | None = None
     models: Sequence[Model] = ()
-    backends: Sequence[str] = ("onnxruntime", "python")
+    backends: Sequence[str] | None = ("onnxruntime", "python")
     pip: Sequence[str] = ()
     apt: Sequence[str] = ()
     gpu: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +72,7 @@ def _starter(folder: Path, path: Path) -> Starter:
     return Starter(
         path=os.path.relpath(path, folder),
         models=repository.models,
-        backends=tuple(needs.backends) or ("python",),
+        backends=tuple(needs.backends) if all(one.backend or one.is_ensemble for one in repository.models) else None,
         pip=needs.pip(upstream_packages(release)),
         apt=needs.apt,
         gpu=needs.gpu,

@@ -38,13 +38,17 @@ def findings_text(findings: Sequence[Finding]) -> Iterator[RenderableType]:
 
 
 def _finding_text(one: Finding) -> Iterator[Text]:
-    yield Text.assemble(
-        (f"{_where(one)}: ", ""), (one.severity, _COLOURS[one.severity]), (f"[{one.rule.id}] ", "bold"), one.message
-    )
+    head = (one.severity, _COLOURS[one.severity]), (f"[{one.rule.id}] ", "bold")
+    yield Text.assemble(_line_of(f"{_where(one)}: "), *head, _line_of(one.message))
     yield from _excerpt(one)
     if one.says:
-        yield Text.assemble(("  Triton: ", "dim"), (one.says, "dim"))
-    yield Text.assemble(("  fix: ", "bold"), one.fix + ("   (--fix does it)" if one.edit else ""))
+        yield Text.assemble(("  Triton: ", "dim"), (_line_of(one.says), "dim"))
+    yield Text.assemble(("  fix: ", "bold"), _line_of(one.fix) + ("   (--fix does it)" if one.edit else ""))
+
+
+def _line_of(text: str) -> str:
+    """A text as one line, without what a terminal would obey: names of files and values may hold anything."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _where(one: Finding) -> str:
@@ -113,7 +117,8 @@ def models_text(models: Sequence[Model]) -> RenderableType:
         backend = "(ensemble)" if one.is_ensemble else one.backend or "?"
         versions = ", ".join(map(str, one.versions)) or "none"
         served = ", ".join(map(str, one.served)) or "none"
-        made.add_row(*map(Text, (one.name, backend, versions, served, str(one.max_batch_size), words.size(one.size))))
+        row = (one.name, backend, versions, served, str(one.max_batch_size), words.size(one.size))
+        made.add_row(*(Text(_line_of(cell)) for cell in row))
     return made
 
 
@@ -214,7 +219,7 @@ def _uri(path: Path) -> str:
     """The path as an address: relative ones stay so, which is what code hosts look for."""
     from urllib.parse import quote
 
-    return quote(str(path)) if not path.is_absolute() else path.as_uri()
+    return quote(bytes(path)) if not path.is_absolute() else path.as_uri()
 
 
 def junit(findings: Sequence[Finding], models: Sequence[str]) -> str:
@@ -248,7 +253,8 @@ def _clean(text: str) -> str:
 
 def github(findings: Sequence[Finding]) -> str:
     """Commands that GitHub Actions turn into annotations. Source: docs.github.com, workflow commands."""
-    return "".join(f"{_annotation(one)}\n" for one in findings if not one.suppressed)
+    text = "".join(f"{_annotation(one)}\n" for one in findings if not one.suppressed)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _annotation(one: Finding) -> str:

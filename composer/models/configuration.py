@@ -138,7 +138,8 @@ def _all_faults(first: Fault | None, walked: list[Fault]) -> tuple[Fault, ...]:
     """libprotobuf stops at its first error; unknown names behind it are said at once too."""
     if first is None:
         return tuple(walked)
-    rest = [fault for fault in walked if (fault.place.line, fault.place.column) != _position(first)]
+    twin = next((fault for fault in walked if _position(fault) == _position(first) and fault.kind == first.kind), first)
+    rest, first = [fault for fault in walked if _position(fault) != _position(first)], twin
     if first.kind in ("unknown_field", "unknown_enum"):
         return (first, *(fault for fault in rest if fault.name != first.name or fault.place != first.place))
     return (first, *rest)
@@ -186,6 +187,7 @@ _FAULTS: Final = (
     (r"Expected identifier or number, got (?P<name>.*)\.$", "syntax", "Expected identifier, got: {name}"),
     (r'Expected "\{"', "no_message", 'Expected "{{", found "{found}".'),
     (r'Expected "true" or "false"', "syntax", 'Expected "true" or "false".'),
+    (r'Expected "(?P<name>[:,])"', "syntax", 'Expected "{name}", found "{found}".'),
 )
 """What protobuf's Python reader says, the kind of fault that it is, and libprotobuf's words for it."""
 
@@ -233,6 +235,26 @@ def _token_at(line: str, column: int) -> str:
     found = re.match(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[\w.+-]+|\S", line[column - 1 :])
     return found[0] if found else ""
 
+
+_BETWEEN: Final = re.compile(r"(?:\s|#[^\n]*)*")
+
+
+def reported_at(text: str, fault: Fault) -> tuple[int, int]:
+    """The line and column that libprotobuf names for a fault: often the token behind the one that it is about."""
+    lines = text.split("\n")
+    start = sum(len(line) + 1 for line in lines[: fault.place.line - 1]) + fault.place.column - 1
+    if fault.kind in ("unknown_field", "unknown_enum"):
+        at = start + len(fault.name)
+        between = _BETWEEN.match(text, at)
+        start = between.end() if between else at
+    elif fault.kind == "given_twice":
+        colon = re.search(r":(?:\s|#[^\n]*\n)*$", text[max(0, start - _NEAR) : start])
+        start = max(0, start - _NEAR) + colon.start() if colon else start
+    return text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
+
+
+_NEAR: Final = 1000
+"""As far as a value is looked for behind its colon."""
 
 # A string that does not end goes to the end of its line: without that, each quote in it would be tried as a start.
 _STRINGS: Final = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|#[^\n]*")

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         ("record", _record, "judge what has no verdict yet, or has changed"),
         ("compare", _compare, "say where lint and the verdicts differ; the status is 1 if they do"),
         ("show", _show, "print recorded verdicts, and judge nothing"),
+        ("report", _report, "write all tables of agreement into AGREEMENT.md"),
         ("write", _write, "write the repositories into a folder"),
     ):
         command = commands.add_parser(name, help=words)
@@ -67,19 +68,9 @@ def _path(options: argparse.Namespace) -> Path:
 def _record(options: argparse.Namespace) -> int:
     names = {entry.name for entry in _all(options)}
     path = _path(options)
-    made = None if options.mutations else records.configs(options.release)
-    for file in (path, made):
-        if file is not None:
-            records.forget(file, names)
+    records.forget(path, names)
     with prepared(options.release) as server:
-        records.record(
-            _chosen(options),
-            server,
-            path,
-            made=made,
-            again=options.again,
-            say=_said(),
-        )
+        records.record(_chosen(options), server, path, again=options.again, say=_said())
     print(dict(Counter(record.outcome for record in records.recorded(path).values())))
     return 0
 
@@ -109,6 +100,12 @@ def _show(options: argparse.Namespace) -> int:
         print(f"{entry.name}  [{entry.note or entry.rule or 'good'}]  {record.outcome if record else 'not judged'}")
         for words in record.words if record else ():
             print(f"    {words}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    agreement.PAGE.write_text(agreement.report(RELEASES))
+    print(agreement.PAGE)
     return 0
 
 

@@ -13,9 +13,10 @@ from composer.models.repository import read_repository
 from composer.releases import RELEASES
 from composer.server import FlagValue
 
-from .corpus import Entry
+from .corpus import Entry, entries
 from .judging import clear
-from .records import Record
+from .mutations import mutations
+from .records import FOLDER, Record, mutation_verdicts, recorded, verdicts
 
 BACKENDS = frozenset({"onnxruntime", "python"})
 CACHES = frozenset({"local"})
@@ -43,9 +44,9 @@ class Opinion:
         return self.entry.rule is None or self.entry.rule in self.errors + self.others
 
 
-def opinions(entries: Iterable[Entry], records: Mapping[str, Record], release: str) -> Iterator[Opinion]:
+def opinions(some: Iterable[Entry], records: Mapping[str, Record], release: str) -> Iterator[Opinion]:
     """Lint every entry that has a verdict which is still of it."""
-    for entry in entries:
+    for entry in some:
         record = records.get(entry.name)
         if record is not None and record.digest == entry.digest:
             yield _opinion(entry, record, release)
@@ -127,6 +128,33 @@ def table(found: Sequence[Opinion]) -> list[str]:
     return lines
 
 
+PAGE = FOLDER / "AGREEMENT.md"
+"""The tables, as they were when someone last looked."""
+
+_HEAD = """\
+# Lint and the real server
+
+<!-- Written by `python -m tests.judge report`. A test holds it. -->
+
+`agree`: lint says error and the server does not serve, or neither. `lint is silent`: the server does not serve, and
+lint has no error. `lint errs`: the other way round. `another rule`: they agree, but not by the rule that the corpus
+names.
+"""
+
+
+def report(releases: Sequence[str]) -> str:
+    """The page: for each release the corpus and the mutations, with every disagreement by name."""
+    parts = [_HEAD]
+    for release in releases:
+        for title, some, path in (
+            ("the corpus", entries(release), verdicts(release)),
+            ("mutations", mutations(release), mutation_verdicts(release)),
+        ):
+            found = list(opinions(some, recorded(path), release))
+            parts.append("\n".join([f"## {release}: {title}", "", *table(found)]) + "\n")
+    return "\n".join(parts)
+
+
 def unnamed(found: Iterable[Opinion]) -> list[str]:
     """A line for each entry of which another rule spoke than the corpus says."""
     return [
@@ -158,4 +186,4 @@ def _difference(one: Opinion) -> str:
     if one.others:
         said += f" ({', '.join(one.others)})"
     about = one.entry.note or one.entry.rule or "good"
-    return f"- `{one.entry.name}` ({about}): {one.record.outcome}, {said}. {words[:160]}"
+    return f"- `{one.entry.name}` ({about}): {one.record.outcome}, {said}. {' '.join(words.split())[:160]}"

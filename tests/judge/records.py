@@ -53,11 +53,6 @@ def mutation_verdicts(release: str) -> Path:
     return FOLDER / f"verdicts-{release}-mutations.json"
 
 
-def configs(release: str) -> Path:
-    """Where the configs are that the server made for models that have none, by entry and by model."""
-    return FOLDER / f"configs-{release}.json"
-
-
 def merge_rows(path: Path, rows: Mapping[str, object], *, keep: Callable[[str], bool] | None = None) -> None:
     """Put rows into a file that has a line for each key, by name; `keep` says which of the others stay.
 
@@ -80,31 +75,20 @@ def record(
     server: Server,
     path: Path,
     *,
-    made: Path | None = None,
     again: bool = False,
     say: Callable[[str], None],
 ) -> None:
-    """Judge the entries whose verdict is not on file, two at a time, and put it there.
-
-    `made`: where the configs go that the server wrote. `again`: judge all of them.
-    """
+    """Judge the entries whose verdict is not on file, two at a time, and put it there. `again`: judge all of them."""
     known = recorded(path)
     due = [entry for entry in entries if again or not _is_known(entry, known.get(entry.name), server)]
     say(f"{len(due)} of {len(entries)} to judge: {server.release}, {server.backend}")
     rows: dict[str, object] = {}
-    texts: dict[str, object] = {}
     for number, (entry, verdict) in enumerate(_judged(due, server), 1):
         rows[entry.name] = _row(entry, verdict)
-        texts[entry.name] = _completed(entry, verdict)
         change = _change(known.get(entry.name), verdict)
         say(f"[{number}/{len(due)}] {verdict.seconds:5.1f} s {verdict.outcome:8} {entry.name}{change}")
         if number % EVERY == 0 or number == len(due):
             merge_rows(path, rows)
-            if made is not None:
-                merge_rows(made, texts)
-    if made is not None and made.exists():
-        judged = json.loads(made.read_text())
-        merge_rows(made, {}, keep=lambda name: bool(judged.get(name)))
 
 
 def forget(path: Path, names: Collection[str]) -> None:
@@ -143,12 +127,6 @@ def judge_entry(entry: Entry, server: Server) -> Verdict:
         return judge(repositories, server, requests=entry.requests, flags=entry.flags, user=entry.user)
     finally:
         clear(folder)
-
-
-def _completed(entry: Entry, verdict: Verdict) -> dict[str, object]:
-    """The configs that are the server's own work."""
-    configs = {path.split("/")[-2] for path in entry.files if path.endswith("/config.pbtxt")}
-    return {model: config for model, config in verdict.configs.items() if model not in configs}
 
 
 def _row(entry: Entry, verdict: Verdict) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,13 @@ def repositories_of(recipe: Recipe) -> tuple[ModelRepository, ...]:
     """The model repositories that a recipe names, as they are baked in."""
     name = config_name(case_of(recipe))
     paths = (recipe.base / one.path for one in recipe.models if one.path is not None)
-    return tuple(read_repository(path, baked=True, config=name) for path in paths)
+    return tuple(read_repository(_without_detours(path), baked=True, config=name) for path in paths)
+
+
+def _without_detours(path: Path) -> Path:
+    """`serving/../models` as `models`, if that is the same: people see it in every finding."""
+    short = Path(os.path.normpath(path))
+    return short if short.resolve() == path.resolve() else path
 
 
 def config_name(case: Case) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from composer.models import schema
-from composer.models.configuration import Configuration, Fault, Place
+from composer.models.configuration import Configuration, Fault, Place, reported_at
 from composer.models.lint.layout import hidden_backend
 from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Edit, Found, OfModel, Severity, at, on, rule
 from composer.models.repository import FILES, PLATFORMS, Model
@@ -36,14 +36,15 @@ def _faults(model: Model, *kinds: str) -> Iterator[Fault]:
 def _unread(
     model: Model, fault: Fault, message: str, fix: str | None = None, edit: Edit | None = None, words: str | None = None
 ) -> Found:
+    line, column = reported_at(model.configuration.text or "", fault)
     return on(
         model.configuration.path,
         message,
         place=fault.place,
         fix=fix,
         edit=edit,
-        line=fault.place.line,
-        column=fault.place.column,
+        line=line,
+        column=column,
         words=words or fault.words,
         path=model.configuration.path,
     )

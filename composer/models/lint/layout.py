@@ -107,14 +107,14 @@ def _is_a_tools(model: Model) -> bool:
     ERROR,
     says="failed to load model '{name}': " + _NO_VERSION.replace("{model}", "{name}"),
     source=_POLL,
-    fix="move it elsewhere: the server takes every folder here for a model. Out of an image that a recipe makes it is left",
+    fix="move it elsewhere: the server takes every folder here for a model (what a recipe bakes in goes without it)",
 )
 def a_tool_s_folder(every: Repositories, case: Case) -> Iterator[Found]:
     """A folder that a tool left there would be taken for a model."""
     for one in every.all:
         for entry in one.left_out:
             message = f"{entry.path} does not go into the image"
-            yield on(one.path / entry.path, message, severity=INFO, name=entry.path)
+            yield on(one.path / entry.path, message, severity=INFO, fix="none is needed", name=entry.path)
         for model in one.models:
             if _is_a_tools(model):
                 message = f"{model.name} is no model, and the server would take it for one"
