@@ -94,6 +94,7 @@ def _lint(
     if fix:
         found = _mended(desk, found, paths, release, reasons)
     _report(desk, found, repositories, case, form)
+    _tell_unseen(desk, paths)
     _end(found, fail_on, paths)
 
 
@@ -140,7 +141,7 @@ def _given(paths: Sequence[Path], release: str | None) -> tuple[tuple[ModelRepos
     from composer.models.repository import read_repository
     from composer.recipe import load_recipe
 
-    recipes = [path for path in paths if path.suffix in (".yaml", ".yml")]
+    recipes = [path for path in paths if path.suffix in _RECIPES]
     if recipes and len(paths) > 1:
         raise Usage("a recipe is checked alone: it names its repositories", hint=f"tricompose models lint {recipes[0]}")
     known = case_for(_known(release)) if release or not recipes else None
@@ -208,6 +209,24 @@ def _report(
         told = f"{words.count(len(names), 'model')}, Triton {case.release.name if case.release else 'of any release'}"
         summary = f"{told}: {findings.count_of(found)}"
         desk.console.result("findings", document, *findings.findings_text(found), summary)
+
+
+def _tell_unseen(desk: Desk, paths: Sequence[Path]) -> None:
+    """Say which models of a recipe are not here yet, so that nobody takes them for checked."""
+    from composer.events import Logged
+    from composer.recipe import load_recipe
+
+    for path in paths:
+        recipe = load_recipe(path, environ=os.environ) if path.suffix in _RECIPES else None
+        for model in recipe.models if recipe else ():
+            if model.path is None:
+                when = "fetched" if model.source else "converted"
+                desk.console.emit(
+                    Logged(text=f"{model.name} is checked once it is {when}: by plan and build", source="lint")
+                )
+
+
+_RECIPES: Final = (".yaml", ".yml")
 
 
 def _end(found: Sequence[Finding], fail_on: str, paths: Sequence[Path]) -> None:

@@ -167,6 +167,11 @@ def _parse(text: str) -> tuple[ModelConfig, Fault | None]:
     return message, None
 
 
+_OCTAL: Final = "Numbers starting with leading zero must be in octal."
+_UNENDED: Final = "String literals cannot cross line boundaries."
+_CUT_OFF: Final = "Unexpected end of string."
+_NO_END: Final = "Expected identifier, got: "
+
 _FAULTS: Final = (
     (r'has no field named "(?P<name>[^"]*)"', "unknown_field", None),
     (r"has no value named (?P<name>\".*)\.$", "quoted_word", "Expected integer or identifier, got: {name}"),
@@ -176,9 +181,18 @@ _FAULTS: Final = (
         "given_twice",
         'Non-repeated field "{name}" is specified multiple times.',
     ),
-    (r'Field "(?P<name>[^"]*)" is specified along with', "exclusive", None),
+    (
+        r'Field "(?P<name>\w*)" is specified along with field "(?P<other>\w*)", another member of oneof "(?P<set>\w*)"',
+        "exclusive",
+        'Field "{name}" is specified along with field "{other}", another member of oneof "{set}".',
+    ),
+    (r"Value out of range: (?P<name>\d+)", "syntax", "Integer out of range ({name})"),
+    (r"Value out of range: -", "syntax", "Expected integer, got: -"),
+    (r"String missing ending quote", "syntax", _UNENDED),
+    (r'Expected "[}>]"', "syntax", _NO_END),
     (r"Couldn't parse integer: (?P<name>\".*)", "quoted_word", "Expected integer, got: {name}"),
     (r"Couldn't parse integer: (?P<name>[$%]|\{)", "unfilled", "Expected integer, got: {name}"),
+    (r"Couldn't parse integer: (?P<name>-?0\d.*)", "syntax", _OCTAL),
     (r"Couldn't parse integer: (?P<name>.*)", "syntax", "Expected integer, got: {name}"),
     (r"Expected string but found: '(?P<name>[$%]|\{)'", "unfilled", "Expected string, got: {name}"),
     (r"Expected string but found: '(?P<name>.*)'", "syntax", "Expected string, got: {name}"),
@@ -214,7 +228,9 @@ def _fault(text: str, said: str, line: int, column: int) -> Fault:
     for pattern, kind, form in _FAULTS:
         if match := re.search(pattern, words, re.DOTALL):
             name = match.groupdict().get("name") or ""
-            spoken = form.format(name=name, found=found) if form else words
+            spoken = form.format(**{**match.groupdict(), "name": name, "found": found}) if form else words
+            if spoken == _UNENDED and line > text.count("\n"):
+                spoken = _CUT_OFF
             return Fault(kind=_finer(kind, text, found), place=_there(line, column, found), words=spoken, name=name)
     return Fault(kind="syntax", place=_there(line, column, found), words=words)
 
@@ -243,7 +259,13 @@ def reported_at(text: str, fault: Fault) -> tuple[int, int]:
     """The line and column that libprotobuf names for a fault: often the token behind the one that it is about."""
     lines = text.split("\n")
     start = sum(len(line) + 1 for line in lines[: fault.place.line - 1]) + fault.place.column - 1
-    if fault.kind in ("unknown_field", "unknown_enum"):
+    if fault.words == _OCTAL:
+        start += len(text[start:]) - len(text[start:].lstrip("-01234567"))
+    elif fault.words == _NO_END:
+        start = len(text)
+    elif fault.words in (_UNENDED, _CUT_OFF):
+        start += len(lines[fault.place.line - 1]) - fault.place.column + 1
+    elif fault.kind in ("unknown_field", "unknown_enum", "exclusive", "newer"):
         at = start + len(fault.name)
         between = _BETWEEN.match(text, at)
         start = between.end() if between else at
@@ -336,7 +358,7 @@ class _Walk:
         while not (self._tokens.AtEnd() if not end else self._token == end):
             place = self._here()
             name = self._take()
-            known = kind.fields_by_name.get(name)
+            known = kind.fields_by_name.get(name) if name.isascii() else None  # no bytes that are no text
             self._uses(kind, name, place)
             if known is None:
                 self._unknown(kind, name, place)

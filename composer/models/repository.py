@@ -27,8 +27,9 @@ PLATFORMS: Final = {
     "tensorflow_savedmodel": "tensorflow",
     "onnxruntime_onnx": "onnxruntime",
     "pytorch_libtorch": "pytorch",
+    "torch_aoti": "pytorch",
 }
-"""The backend that each `platform:` means. `ensemble` means none."""
+"""The backend that each `platform:` means, the last since 26.03. `ensemble` means none."""
 
 FILES: Final = {
     "model.savedmodel": "tensorflow",
@@ -198,7 +199,8 @@ class Model:
     @property
     def filename(self) -> str | None:
         """The file, or folder, of a version that its backend loads; None where that is not known."""
-        return self.config.default_model_filename or USUAL.get(self.backend or "")
+        usual = "model.pt2" if self.config.platform == "torch_aoti" else USUAL.get(self.backend or "")
+        return self.config.default_model_filename or usual
 
     @property
     def model_files(self) -> tuple[Entry, ...]:

@@ -110,7 +110,7 @@ def well_formed(plain: bytes) -> None:
 
 # -- layers that are hard to get right --------------------------------------------------------------------
 
-NAMES = st.sampled_from(["x", "y", "lib", "é", "n" * 120, "sp ace", "q'uote"])
+NAMES = st.sampled_from(["x", "y", "in", "a", "b", "via", "o", "lib", "é", "n" * 120, "sp ace", "q'uote"])
 FOLDERS = st.sampled_from(["", "c", "c/a", "c/b", "c/d", "o", "c/a/in", "o/in", "c/b/in", "via", "c/a/via"])
 OWNERS = st.sampled_from([0, 1000, 65534, 2_097_152, 4_000_000_000])
 TIMES = st.sampled_from([1, 1_600_000_000, 1_600_000_000.5, 8_589_934_592.0])
@@ -141,7 +141,6 @@ def members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
         member.type, member.linkname = tarfile.LNKTYPE, draw(FOLDERS) + "/" + draw(NAMES)
         member.linkname = member.linkname.strip("/")
     elif kind == "w":
-        name = draw(st.sampled_from([name, "via", "in", "a", "o"]))
         member.name = f"{folder}/.wh.{name}" if folder else f".wh.{name}"
     elif kind == "o":
         member.name = f"{folder or 'o'}/.wh..wh..opq"

@@ -455,6 +455,17 @@ def test_init_writes_a_recipe_for_the_models(tool: Tool, place: Place) -> None:
     assert "new/recipe.yaml is there already" in again.err
 
 
+def test_init_leaves_open_what_a_model_does_not_say_yet(tool: Tool, place: Place) -> None:
+    """The backends of a recipe are for its models as they will be, once lint has nothing to say."""
+    folder = put_model(place.path / "models/first", "python")
+    (folder / "config.pbtxt").unlink()
+    (folder / "1/model.py").rename(folder / "model.py")
+    put_model(place.path / "models/second", "tensorrt")
+    said = tool("init", "new", "--from-models", "models")
+    assert "tricompose models lint new/recipe.yaml" in said.out
+    assert load_recipe(place.path / "new/recipe.yaml", environ={}).backends == "auto"
+
+
 def test_init_without_models(tool: Tool) -> None:
     Path("recipe.yaml").unlink()
     assert tool("init", "--json").json["recipe"] == "recipe.yaml"

@@ -73,6 +73,12 @@ def test_nothing_is_wrong_with_its_models(path: Path, tmp_path: Path) -> None:
     assert said.returncode == 0, said.stdout + said.stderr
 
 
+def test_models_that_are_not_here_yet_are_not_taken_for_checked(tmp_path: Path) -> None:
+    for name, when in (("densenet_onnx", "fetched"), ("tensorrt_fp16_model", "converted")):
+        said = tricompose("models", "lint", FOLDER / f"{name.partition('_')[0]}.yaml", cwd=tmp_path)
+        assert said.stderr == f"lint: {name} is checked once it is {when}: by plan and build\n"
+
+
 # -- their models -------------------------------------------------------------------------------------------------
 
 

@@ -236,7 +236,8 @@ def test_a_request_of_someone_else_is_none() -> None:
         ("import contextlib\nwith contextlib.suppress(ImportError):\n    import a", "a", True, False),
         ("if x:\n    import a", "a", False, False),
         ("if True:\n    import a", "a", False, True),
-        ("if x:\n    raise E\nimport a", "a", False, False),
+        ("if x:\n    raise E\nimport a", "a", False, True),
+        ("try:\n    import b.c\nexcept ImportError:\n    pass\nelse:\n    import a", "a", False, False),
         ("def f():\n    import a", "a", False, False),
         ("class TritonPythonModel:\n    def initialize(self, args):\n        import a", "a", False, True),
         ("class TritonPythonModel:\n    def execute(self, requests):\n        import a", "a", False, True),
@@ -245,7 +246,7 @@ def test_a_request_of_someone_else_is_none() -> None:
     ],
 )
 def test_imports(source: str, module: str, optional: bool, certain: bool) -> None:
-    (found,) = [one for one in code(source).imports if one.module not in ("contextlib", "importlib")]
+    (found,) = [one for one in code(source).imports if one.module not in ("b.c", "contextlib", "importlib")]
     assert (found.module, found.optional, found.certain) == (module, optional, certain)
 
 
@@ -354,6 +355,138 @@ def test_what_auto_complete_config_sets() -> None:
     assert (auto.max_batch_size, auto.decoupled, auto.dynamic_batching is not None) == (8, True, True)
 
 
+@pytest.mark.parametrize(
+    ("body", "adds"),
+    [
+        ("return c", set()),
+        ("c.set_max_batch_size(8)\nreturn c", set()),
+        ("c.add_input(X)\nreturn c", {"input"}),
+        ("if x:\n    c.add_output(Y)\nreturn c", {"output"}),
+        ("c.as_dict()\nreturn c", None),
+        ("fill(c)\nreturn c", None),
+        ("d = c\nreturn d", None),
+        ("c = other\nreturn c", None),
+        ("c.input = []\nreturn c", None),
+    ],
+)
+def test_the_sides_on_which_auto_complete_config_adds(body: str, adds: set[str] | None) -> None:
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    assert model(f"@staticmethod\ndef auto_complete_config(c):\n{lines}").auto.adds == adds
+
+
+def test_what_auto_complete_config_may_be_given_by_stars() -> None:
+    assert model("@staticmethod\ndef auto_complete_config(*c):\n    return fill(*c)").auto.adds is None
+    assert model("def execute(self, requests): pass").auto.adds == set()
+
+
+# -- inputs -------------------------------------------------------------------------------------------------------
+
+GET = 'pb_utils.get_input_tensor_by_name(r, "X")'
+USE = f"{GET}.as_numpy()"
+OWN = 'r = pb_utils.InferenceRequest(model_name="b", inputs=[x])'
+
+
+@pytest.mark.parametrize(
+    ("body", "certain"),
+    [
+        (f"return [{USE} for r in requests]", True),
+        (f"for r in requests:\n    {USE}", True),
+        (f"for i, r in enumerate(requests):\n    x = {GET}\n    x.as_numpy()", True),
+        (f"r = requests[0]\nif not r:\n    raise E\n{USE}", True),
+        (f"with torch.no_grad():\n    r = requests[0]\n    {USE}", True),
+        (f"if True:\n    for r in requests:\n        {USE}", True),
+        (f"from_dlpack({GET}.to_dlpack())", True),
+        (f"for r in requests:\n    if other:\n        {USE}", False),
+        (f"for r in requests:\n    if other:\n        continue\n    {USE}", False),
+        (f"if other:\n    return []\nreturn [{USE} for r in requests]", False),
+        (f"return [{USE} for r in requests if r.ok]", False),
+        (f"return [{USE} for r in requests for _ in r]", False),
+        (f"return [{USE} for r in self.kept]", False),
+        (f"requests = self.kept(requests)\nreturn [{USE} for r in requests]", False),
+        (f"return list({USE} for r in requests)", False),
+        (f"return [lambda: {USE} for r in requests]", False),
+        (f"def later():\n    {USE}\nreturn []", False),
+        (f"while other:\n    {USE}", False),
+        (f"return ok and {USE}", False),
+        (f"return {USE} if ok else None", False),
+        (f"r = requests[0]\nx = {GET}\nx.as_numpy() if x else y", None),
+        (f"for r in requests:\n    x = {GET}\n    if x is None:\n        continue\n    x.as_numpy()", None),
+        (f"for r in requests:\n    x = {GET}\n    if x is None:\n        x = y\n    x.as_numpy()", None),
+        (f"for r in requests:\n    x = y\n    x = {GET}\n    x.as_numpy()", None),
+        (f"for r in requests:\n    x, y = {GET}, 1\n    x.as_numpy()", None),
+        (f"for r in requests:\n    x = {GET}\n    self.answer(x)", None),
+        (f"try:\n    {USE}\nexcept AttributeError:\n    pass", None),
+        (f"try:\n    {USE}\nfinally:\n    return []", None),
+        (f"with suppress(AttributeError):\n    {USE}", None),
+        (f"with self.whatever():\n    {USE}", None),
+        (f"for r in requests:\n    {GET}.__class__", None),
+        (f"{OWN}\n{USE}", None),
+        (f"for r in requests:\n    {OWN}\n    {USE}", None),
+        (f"a = pb_utils.InferenceRequest\nreturn [{USE} for r in requests]", True),
+        (f"a = pb_utils.InferenceRequest\nreturn [{USE} for r in map(a, requests)]", None),
+    ],
+)
+def test_inputs_that_are_used(body: str, certain: bool | None) -> None:
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    found = model(f"def execute(self, requests):\n{lines}").reads
+    assert [(one.names, one.certain) for one in found] == ([] if certain is None else [(("X",), certain)])
+
+
+ASK = "pb_utils.get_input_tensor_by_name(r, {}).as_numpy()"
+CALL = "def execute(self, requests):\n    return [self.take(r) for r in requests]\n"
+TAKE = f"def take(self, r):\n    return {USE}"
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "reads"),
+    [
+        (f"{CALL}{TAKE}", "", [("X", True)]),
+        (f"{CALL}@cached\n{TAKE}", "", [("X", False)]),
+        (f"{CALL}{TAKE}\n{TAKE}", "", [("X", False), ("X", False)]),
+        (f"{CALL}{TAKE}\n    yield r", "", [("X", False)]),
+        (f"{CALL}{TAKE}\ntake = other", "", [("X", False)]),
+        (TAKE, "", [("X", False)]),
+        (f"def run(self, requests):\n    return [{USE} for r in requests]\nexecute = run", "", [("X", True)]),
+        (f"@wrapped\ndef execute(self, requests):\n    return [{USE} for r in requests]", "", [("X", False)]),
+        (
+            f"def execute(self, requests):\n    return [{ASK.format('NAME')} for r in requests]",
+            'NAME = "N"\n',
+            [("N", True)],
+        ),
+        (f"def execute(self, requests):\n    return [{ASK.format('NAME')} for r in requests]", "", []),
+        (
+            f"def execute(self, requests):\n    return [{ASK.format('NAME')} for r in requests]",
+            'NAME = "N"\ndef f():\n    global NAME\n    NAME = "M"\n',
+            [("N", False)],
+        ),
+        (
+            "def execute(self, requests):\n    return [(get(r, 'A'), get(r, 'B') if r else 0) for r in requests]",
+            f"def get(r, name):\n    return {ASK.format('name')}\n",
+            [("A", True), ("B", False)],
+        ),
+    ],
+)
+def test_inputs_by_other_ways(body: str, before: str, reads: list[tuple[str, bool]]) -> None:
+    found = model(body, before=before).reads
+    assert [(*one.names, one.certain) for one in found] == reads
+
+
+@pytest.mark.parametrize(
+    ("behind", "certain"),
+    [
+        ("TritonPythonModel.execute = TritonPythonModel.run", True),
+        ("TritonPythonModel.execute = TritonPythonModel.other", False),
+        ("TritonPythonModel.execute = wrapped(TritonPythonModel.run)", False),
+        ("if x:\n    TritonPythonModel.execute = TritonPythonModel.run", False),
+        ("TritonPythonModel.execute = TritonPythonModel.run\nTritonPythonModel.execute = f", False),
+    ],
+)
+def test_execute_that_is_given_later(behind: str, certain: bool) -> None:
+    body = f"    def run(self, requests):\n        return [{USE} for r in requests]\n"
+    (read,) = code(f"{UTILS}class TritonPythonModel:\n{body}{behind}\n").reads
+    assert read.certain is certain
+
+
 # -- anything at all ----------------------------------------------------------------------------------------------
 
 
@@ -394,6 +527,9 @@ HOSTILE = {
     + b"pb.InferenceRequest(model_name=a0)",
     "callers that call": b"def f(a):\n g(a);g(a)\ndef g(a):\n f(a);f(a+a)\n pb.InferenceRequest(model_name=a+a)",
     "functions": b"\n".join(b"def f%d(): f0();f1();f2()" % i for i in range(3000)),
+    "inputs": UTILS.encode()
+    + b"class TritonPythonModel:\n def execute(self, requests):\n"
+    + b"".join(b"  x%d = pb_utils.get_input_tensor_by_name(f(a), 'X')\n  x%d.a\n" % (i, i) for i in range(8000)),
     "utf-16": "x = 1".encode("utf-16"),
     "too large": b"#" * (LARGEST + 1),
     "many lines": b"x=1\n" * 50_000,

@@ -1,4 +1,4 @@
-"""What the methods of a Python model give back to the server: `execute`, `auto_complete_config`, `is_ready`."""
+"""What a Python model takes from the server and gives back: in `execute`, `auto_complete_config`, `is_ready`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from composer.models.configuration import Place
+from composer.models.lint.completion import may_add
+from composer.models.lint.ensembles import near
 from composer.models.lint.programs import codes, file_of, methods_named
 from composer.models.lint.rule import (
     ERROR,
@@ -111,6 +113,45 @@ def execute_of_a_decoupled_model_that_returns(model: Model, case: Case) -> Itera
         for one in given:
             message = "execute of a decoupled model returns something here"
             yield on(file_of(model, program), message, place=one.place, severity=WARNING if better else None)
+
+
+# -- what execute takes ---------------------------------------------------------------------------
+
+
+@rule(
+    "PY032",
+    ERROR,
+    says="AttributeError: 'NoneType' object has no attribute '{attribute}'",
+    source="python_backend: triton_python_backend_utils.py, get_input_tensor_by_name; seen on a real server",
+    fix='input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]',
+)
+def input_that_is_not_declared(model: Model, case: Case) -> Iterator[Found]:
+    """The program uses an input that the config does not have: no request can have it, so it is given None."""
+    declared = _declared(model)
+    for program, code in codes(model, case) if not may_add(model, case, "input") else ():
+        for one in code.reads:
+            absent = [name for name in one.names if name not in declared]
+            for name in absent[:1]:
+                certain = one.certain and len(absent) == len(one.names)
+                severity = None if certain else WARNING
+                message = f"the config has no input {name}, which is used here{near(name, declared)}"
+                fix = f'input [ {{ name: "{name}" data_type: TYPE_FP32 dims: [ -1 ] }} ]'
+                path, attribute = file_of(model, program), one.attribute
+                yield on(path, message, place=one.place, severity=severity, fix=fix, attribute=attribute)
+
+
+def _declared(model: Model) -> dict[str, None]:
+    """The names of all that a request may have for the program: also what the server adds to it."""
+    config, batching = model.config, model.config.sequence_batching
+    names = [
+        *(one.name for one in (*config.input, *batching.control_input)),
+        *(one.input_name for one in batching.state),
+        *(name for one in config.batch_input for name in one.target_name),
+    ]
+    return dict.fromkeys(names)
+
+
+# -- is_ready -------------------------------------------------------------------------------------
 
 
 @rule(

@@ -16,6 +16,9 @@ _ONNX: Final = "onnxruntime_backend: onnxruntime.cc, AutoCompleteMaxBatch"
 _METRICS: Final = "core: model_config_utils.cc, ValidateModelMetrics"
 
 _SECOND: Final = 1_000_000
+_NEVER_IN: Final = 5
+_OFTEN_IN: Final = 500
+"""Microseconds in which an idle server took none, and all, of 300 requests. Measured with 24.10 on two cores."""
 _STRATEGY: Final = "TRITON_BATCH_STRATEGY_PATH"
 _LIBRARY: Final = "batchstrategy.so"
 _IMAGE: Final = ("/opt/", "/usr/", "/lib")
@@ -159,6 +162,25 @@ def long_delay(model: Model, case: Case) -> Iterator[Found]:
     if delay >= _SECOND:
         key = ("dynamic_batching", "max_queue_delay_microseconds")
         yield at(model, *key, message=f"requests wait up to {delay / _SECOND:g} s for a batch to fill")
+
+
+@rule(
+    "BAT012",
+    WARNING,
+    says="Request timeout expired",
+    source="core: scheduler_utils.cc, PolicyQueue::ApplyPolicy; measured on a real server",
+    fix="default_timeout_microseconds: 1000000 is a second",
+)
+def timeout_too_short(model: Model, case: Case) -> Iterator[Found]:
+    """Requests are rejected when they have waited for less time than the server takes to look at them."""
+    batching = model.config.dynamic_batching
+    time = batching.default_queue_policy.default_timeout_microseconds
+    if 0 < time < _OFTEN_IN and not _delays(batching.default_queue_policy):
+        key = ("dynamic_batching", "default_queue_policy", "default_timeout_microseconds")
+        all_of_them = time <= _NEVER_IN and not batching.priority_levels and model.max_batch_size > 0
+        severity, how_many = (ERROR, "all") if all_of_them else (WARNING, "some")
+        message = f"{how_many} requests wait for longer than {time} microseconds, and are rejected"
+        yield at(model, *key, message=message, severity=severity)
 
 
 # -- what the server makes of ONNX files ----------------------------------------------------------

@@ -40,6 +40,8 @@ def may_add(model: Model, case: Case, side: Side) -> bool:
     if model.backend in _WHOLE and not strict(case) and not _by_python(model):
         named = len(getattr(model.config, side))
         return not named and not (side == "input" and model.config.batch_input)
+    if model.backend == "python" and not strict(case):
+        return _adds_itself(model, case, side)
     return may_complete(model, case)
 
 
@@ -57,6 +59,18 @@ def completes_itself(model: Model, case: Case) -> bool:
         if isinstance(code, Unreadable) or code.model is None or code.model.opaque:
             return True
         if "auto_complete_config" in code.model.methods:
+            return True
+    return not programs(model)
+
+
+def _adds_itself(model: Model, case: Case, side: Side) -> bool:
+    """Whether a model.py has an `auto_complete_config` that adds inputs, or outputs, or may have one."""
+    for program in programs(model):
+        code = code_of(program, case.release)
+        if isinstance(code, Unreadable) or code.model is None or code.model.opaque:
+            return True
+        method = code.model.methods.get("auto_complete_config")
+        if method and (method.opaque or code.auto.adds is None or side in code.auto.adds):
             return True
     return not programs(model)
 

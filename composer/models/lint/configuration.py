@@ -90,7 +90,7 @@ def newer_field(model: Model, case: Case) -> Iterator[Found]:
                 if known
                 else f'Message type "inference.{use.message}" has no field named "{use.name}".'
             )
-            fault = Fault(kind="newer", place=use.place, words=words)
+            fault = Fault(kind="newer", place=use.place, words=words, name=use.name)
             assert case.release
             message = f'"{use.name}" came with {since}, and this is for {case.release.name}'
             yield _unread(model, fault, message, fix=f'triton: "{since}" or later, or remove it')
@@ -357,7 +357,7 @@ def _lone_backend(model: Model) -> str | None:
 def unknown_platform(model: Model, case: Case) -> Iterator[Found]:
     """There is no such platform, and no backend is given."""
     platform = model.config.platform
-    known = {*PLATFORMS, "ensemble", *(["torch_aoti"] if case.from_("26.03") else [])}
+    known = {"ensemble", *PLATFORMS} - (set() if case.from_("26.03") else {"torch_aoti"})
     if platform and platform not in known and not model.config.backend and not model.is_ensemble:
         meant = {"onnx": "onnxruntime", "torch": "pytorch", "tensorrt": "tensorrt", "python": "python"}.get(platform)
         backends = set(FILES.values())
@@ -394,9 +394,8 @@ def platform_for_a_backend(model: Model, case: Case) -> Iterator[Found]:
 def mismatched_pair(model: Model, case: Case) -> Iterator[Found]:
     """Platform and backend do not belong together."""
     platform, backend = model.config.platform, model.config.backend
-    meant = PLATFORMS.get(platform)
-    aoti = platform == "torch_aoti" and backend == "pytorch" and case.from_("26.03")
-    if platform and backend in PLATFORMS.values() and meant != backend and platform != "ensemble" and not aoti:
+    meant = PLATFORMS.get(platform) if platform != "torch_aoti" or case.from_("26.03") else None
+    if platform and backend in PLATFORMS.values() and meant != backend and platform != "ensemble":
         served = f"is served by {meant}" if meant else "is none that there is"
         message = f'platform "{platform}" {served}, and the backend is "{backend}"'
         fix = f'backend: "{meant}", and no platform' if meant else None

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from composer.models.lint.completion import Side, disagreements, may_add, may_batch, may_complete
 from composer.models.lint.files import Named, cannot_open, named, onnx_files
+from composer.models.lint.programs import codes
 from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Edit, Found, at, on, rule
+from composer.models.lint.server import strict
 from composer.models.repository import Entry, Model
 
 _SHAPE: Final = "core: model_config_utils.cc, ValidateIOShape"
@@ -364,8 +366,16 @@ def datatype_unsupported(model: Model, case: Case) -> Iterator[Found]:
             yield at(model, side, number, "data_type", message=message, type=kind, side=side, name=tensor.name)
         if kind == "TYPE_BF16" and model.backend == "python":
             message = f"NumPy has no BF16: model.py can have {_called(side, number, tensor)} by DLPack only"
+            severity = None if side == "input" and _has_no_bf16(model, tensor, case) else WARNING
             key, words = (side, number, "data_type"), {"type": kind, "side": side, "name": tensor.name}
-            yield replace(at(model, *key, message=message, severity=WARNING), says=words)
+            yield replace(at(model, *key, message=message, severity=severity), says=words)
+
+
+def _has_no_bf16(model: Model, tensor: Tensor, case: Case) -> bool:
+    """Whether every request with this input fails: the backend has BF16 from 24.08 on, and NumPy has it never."""
+    asked = [one for _, code in codes(model, case) for one in code.reads if one.names == (tensor.name,)]
+    to_numpy = any(one.certain and one.attribute == "as_numpy" for one in asked)
+    return not tensor.optional and (to_numpy or case.before("24.08"))
 
 
 # -- what is there, and how often -----------------------------------------------------------------
@@ -423,7 +433,7 @@ def no_outputs(model: Model, case: Case) -> Iterator[Found]:
 def no_inputs(model: Model, case: Case) -> Iterator[Found]:
     """A Python model has no inputs in its config, and none are filled in; with a batch, every request fails."""
     if model.backend == "python" and not model.config.input and not may_add(model, case, "input"):
-        if model.max_batch_size > 0 and not model.config.HasField("sequence_batching"):
+        if _batches(model, case) and not _made_by_sequences(model):
             message = "without an input no request has a size of a batch, and max_batch_size is not 0: all of them fail"
             yield at(model, message=message, severity=ERROR, words="out of bounds index 0: request has 0 inputs")
         else:
@@ -431,6 +441,18 @@ def no_inputs(model: Model, case: Case) -> Iterator[Found]:
             yield at(
                 model, message="there are no inputs in the config: requests that have one are refused", words=words
             )
+
+
+def _batches(model: Model, case: Case) -> bool:
+    """Whether a Python model has a max_batch_size, from its config or its own `auto_complete_config`."""
+    set_later = (code.auto.max_batch_size or 0 for _, code in codes(model, case) if not strict(case))
+    return model.max_batch_size > 0 or any(size > 0 for size in set_later)
+
+
+def _made_by_sequences(model: Model) -> bool:
+    """Whether the sequence batcher gives requests inputs of its own."""
+    batching = model.config.sequence_batching
+    return bool(batching.control_input or batching.state)
 
 
 @rule(
@@ -647,7 +669,7 @@ def _odd(data: bytes, classes: int) -> Iterator[tuple[str, bytes | None]]:
 @rule(
     "IO029",
     INFO,
-    source="server: docs, protocol/extension_classification.md",
+    source="server: docs, protocol/extension_classification.md; classification.cc, TopkClassifications",
     fix="remove label_filename",
 )
 def labels_without_classes(model: Model, case: Case) -> Iterator[Found]:
@@ -658,3 +680,11 @@ def labels_without_classes(model: Model, case: Case) -> Iterator[Found]:
             kind = "are strings" if not many else f"have the shape {shape(tensor.dims)}"
             message = f"labels are for one score a class: the values of {tensor.name} {kind}"
             yield at(model, "output", number, "label_filename", message=message)
+        elif tensor.label_filename and datatype(tensor) in _UNCLASSED:
+            message = f"the server gives no classes of {datatype(tensor)}, and so no labels"
+            fix = f"have {tensor.name} be TYPE_FP32, or remove label_filename"
+            yield at(model, "output", number, "label_filename", message=message, fix=fix, severity=WARNING)
+
+
+_UNCLASSED: Final = ("TYPE_FP16", "TYPE_BF16", "TYPE_BOOL")
+"""Numbers that are not ordered into classes: it answers that the class result is not available."""

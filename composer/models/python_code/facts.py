@@ -147,10 +147,24 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """An input of a request that is used as if it were there: `attribute` is what is asked of it first.
+
+    `names` are those that it may have. `certain` if this happens whenever the model answers, uncaught.
+    """
+
+    names: tuple[str, ...]
+    place: Place
+    attribute: str
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AutoComplete:
     """What `auto_complete_config` does to the config, as far as it does so always, and with constants.
 
-    `may_decouple` if the program has anything to do with that at all.
+    `may_decouple` if the program has anything to do with that at all. `adds` is on which sides it may add anything,
+    None where that cannot be told.
     """
 
     tensors: tuple[Tensor, ...] = ()
@@ -160,6 +174,7 @@ class AutoComplete:
     decoupled: bool | None = None
     decoupled_place: Place | None = None
     may_decouple: bool = False
+    adds: frozenset[Literal["input", "output"]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +199,7 @@ class PythonCode:
     unsure: bool
     imports: tuple[Import, ...]
     calls: tuple[Call, ...]
+    reads: tuple[Read, ...]
     downloads: tuple[Mention, ...]
     opens: tuple[Mention, ...]
     device: tuple[Mention, ...]

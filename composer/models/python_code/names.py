@@ -62,9 +62,9 @@ class Names:
         calls = ((node, where) for node, where in self._walk.nodes if isinstance(node, ast.Call))
         return tuple((node, self.dotted(node.func), where) for node, where in calls if short(node.func))
 
-    def sets(self, owner: str, name: str) -> bool:
-        """Whether something is given to an attribute of a class, in it or by `self.`."""
-        return (f"{owner}.", name) in self._bound
+    def sets(self, owner: str, name: str) -> int:
+        """How often something is given to an attribute of a class, in it or by `self.`."""
+        return len(self._bound.get((f"{owner}.", name), ()))
 
     def texts(self, node: ast.expr | None, scope: str) -> tuple[str, ...] | None:
         """The texts that an expression may be, in no order; None where that cannot be told."""

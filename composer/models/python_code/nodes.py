@@ -13,7 +13,8 @@ TRIES: Final = (ast.Try, ast.TryStar)
 KILLS: Final = frozenset(["os._exit", "os.abort", "os.kill"])
 EXITS: Final = frozenset(["os._exit", "os.abort", "sys.exit", "exit", "quit"])
 """What ends the process; what kills does so whatever is caught."""
-_LEAVES: Final = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+_LEAVES: Final = (ast.Return, ast.Break, ast.Continue)
+"""What leaves statements, and goes on: where one raises instead, the model fails sooner than at what comes behind."""
 _CATCHES_IMPORTS: Final = frozenset(["ImportError", "ModuleNotFoundError", "Exception", "BaseException"])
 MOST_STEPS: Final = 12
 """How far names are followed: through so many dots, through so many others."""
@@ -131,6 +132,22 @@ def suppresses(node: ast.expr) -> bool:
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     return name == "suppress" and any(_names_import_error(one) for one in node.args)
+
+
+_LETS_THROUGH: Final = frozenset(
+    [
+        *("autocast", "device", "enable_grad", "errstate", "inference_mode", "no_grad", "open", "profile"),
+        *("record_function", "set_grad_enabled", "stream", "NamedTemporaryFile", "TemporaryDirectory"),
+    ]
+)
+"""What people write behind `with` that never takes an exception; nor do locks."""
+
+
+def may_suppress(node: ast.expr) -> bool:
+    """Whether what stands behind `with` may take exceptions, as far as its name tells."""
+    func = node.func if isinstance(node, ast.Call) else node
+    name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    return name not in _LETS_THROUGH and "lock" not in name.lower()
 
 
 def bindings(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr | None, bool]]:

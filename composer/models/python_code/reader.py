@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 from composer.models.python_code import watched
 from composer.models.python_code.facts import (
@@ -19,6 +19,7 @@ from composer.models.python_code.facts import (
     Method,
     ModelClass,
     PythonCode,
+    Read,
     Tensor,
 )
 from composer.models.python_code.flow import methods_of
@@ -33,14 +34,20 @@ from composer.models.python_code.nodes import (
     integers,
     is_true,
     place_of,
+    short,
     text_of,
 )
+from composer.models.python_code.reads import Reads
 from composer.models.python_code.walk import Walk, Where
 
 _AT_LOAD: Final = ("", f"{CLASS}.__init__", f"{CLASS}.initialize", f"{CLASS}.auto_complete_config")
 """The scopes that run when a model is loaded; "" is the module's own."""
 
-_ALWAYS: Final = (*_AT_LOAD, f"{CLASS}.execute")
+_AUTO: Final = f"{CLASS}.auto_complete_config"
+_SETS: Final = ("set_max_batch_size", "set_dynamic_batching", "set_model_transaction_policy")
+_ADDS: Final[Mapping[str, Literal["input", "output"]]] = {"add_input": "input", "add_output": "output"}
+"""What a program can call of the config that it is to complete."""
+
 _METHODS: Final = ("auto_complete_config", "initialize", "execute", "finalize", "is_ready", "__init__")
 _BY_NAME: Final = ("importlib.import_module", "__import__")
 
@@ -56,6 +63,7 @@ class _Reader:
     def __init__(self, tree: ast.Module) -> None:
         self._walk = Walk(tree)
         self._names = Names(self._walk)
+        self._always = (*_AT_LOAD, self._walk.execute)
 
     def code(self) -> PythonCode:
         model, unsure = self._model()
@@ -64,6 +72,7 @@ class _Reader:
             unsure=unsure,
             imports=tuple(self._imports()),
             calls=tuple(self._requests()),
+            reads=tuple(self._reads(model)),
             downloads=tuple(self._downloads()),
             opens=tuple(self._opens()),
             device=tuple(self._device()),
@@ -96,7 +105,7 @@ class _Reader:
             place=place_of(node),
             subject=subject,
             at_load=where.scope in self._loading,
-            certain=where.scope in _ALWAYS and not where.maybe and (not where.caught or what in KILLS),
+            certain=where.scope in self._always and not where.maybe and (not where.caught or what in KILLS),
         )
 
     # -- imports
@@ -104,14 +113,27 @@ class _Reader:
     def _imports(self) -> Iterator[Import]:
         for node, where in self._walk.nodes:
             if isinstance(node, ast.Import):
-                yield from (_imported(one, one.name, where) for one in node.names)
+                yield from (self._imported(one, one.name, where) for one in node.names)
             elif isinstance(node, ast.ImportFrom):
                 names = tuple(one.name for one in node.names)
-                yield replace(_imported(node, node.module or "", where), level=node.level, names=names)
+                yield replace(self._imported(node, node.module or "", where), level=node.level, names=names)
             elif isinstance(node, ast.Call) and self._names.dotted(node.func) in _BY_NAME:
                 for name in self._names.texts(argument(node, ["name"], "name"), where.scope) or ():
                     if not name.startswith("."):
-                        yield replace(_imported(node, name, where), certain=False)
+                        yield replace(self._imported(node, name, where), certain=False)
+
+    def _imported(self, node: ast.AST, module: str, where: Where) -> Import:
+        certain = not where.maybe and not where.optional and where.scope in self._always
+        return Import(module=module, place=place_of(node), optional=where.optional, certain=certain)
+
+    # -- the inputs of requests
+
+    def _reads(self, model: ModelClass | None) -> Iterator[Read]:
+        """Nobody knows what happens where the method that answers may be another, or is wrapped."""
+        execute = model.methods.get("execute") if model else None
+        known = model is not None and not model.opaque and execute is not None and not execute.opaque
+        for one in Reads(self._walk, self._names).all():
+            yield replace(one, certain=one.certain and known)
 
     # -- calls of other models
 
@@ -128,7 +150,7 @@ class _Reader:
                 place=place_of(node),
                 version=integer(version) if version else None,
                 at_load=where.scope in self._sending,
-                certain=where.scope in _ALWAYS and not where.maybe and not where.caught,
+                certain=where.scope in self._always and not where.maybe and not where.caught,
             )
 
     @cached_property
@@ -210,10 +232,29 @@ class _Reader:
             if where.owner == CLASS and not where.scope:
                 methods.update(methods_of(one, unsure=where.maybe))
         bases = [base for base in node.bases if self._names.dotted(base) != "object"]
-        set_later = any(self._names.sets(CLASS, name) for name in _METHODS)
-        patched = "setattr" in self._names.used or any(name.startswith(f"{CLASS}.") for name in self._names.used)
-        opaque = bool(bases or node.keywords or node.decorator_list or set_later or patched)
+        if renamed := self._renames(methods):
+            methods["execute"] = replace(methods[renamed], name="execute")
+        opaque = bool(bases or node.keywords or node.decorator_list or self._patches(renamed))
         return ModelClass(place=place_of(node), methods=methods, opaque=opaque)
+
+    def _renames(self, methods: Mapping[str, Method]) -> str | None:
+        """The method that is made `execute`, if that is all that this is ever given."""
+        name = self._walk.execute.partition(".")[2]
+        nodes = (node for node, _ in self._walk.nodes if isinstance(node, ast.Attribute) and short(node))
+        stored = [node for node in nodes if not isinstance(node.ctx, ast.Load)]
+        times = self._names.sets(CLASS, "execute") + sum(self._is_own(self._names.dotted(node)) for node in stored)
+        return name if name != "execute" and name in methods and times == 1 else None
+
+    @staticmethod
+    def _is_own(dotted: str) -> bool:
+        return dotted.startswith(f"{CLASS}.")
+
+    def _patches(self, renamed: str | None) -> bool:
+        """Whether methods are set from elsewhere; of the one that is only renamed it is known how."""
+        known = {"execute", renamed} if renamed else set()
+        later = any(self._names.sets(CLASS, name) for name in _METHODS if name not in known)
+        named = any(self._is_own(name) and name.partition(".")[2] not in known for name in self._names.used)
+        return later or named or "setattr" in self._names.used
 
     # -- auto_complete_config
 
@@ -221,14 +262,30 @@ class _Reader:
         tensors: list[Tensor] = []
         auto = AutoComplete()
         for node, name, where in self._names.calls:
-            if where.scope == f"{CLASS}.auto_complete_config":
+            if where.scope == _AUTO:
                 verb = name.rpartition(".")[2]
                 if verb in ("add_input", "add_output"):
                     tensors += self._added(node, where, output=verb == "add_output")
                 elif not where.maybe:
                     auto = self._set(auto, verb, node, where.scope)
         decouples = any(name.endswith("set_model_transaction_policy") for name in self._names.used)
-        return replace(auto, tensors=tuple(tensors), may_decouple=decouples)
+        return replace(auto, tensors=tuple(tensors), may_decouple=decouples, adds=self._adds())
+
+    def _adds(self) -> frozenset[Literal["input", "output"]] | None:
+        """The sides on which something may be added, where the config is asked for nothing but what is known."""
+        function = self._walk.functions.get(_AUTO)
+        names = [one.arg for one in function.args.args][-1:] if function else []
+        if function and (not names or function.args.vararg or function.args.kwarg):
+            return None
+        uses = {node for node, where in self._walk.nodes if where.scope == _AUTO and _is_named(node, names)}
+        verbs: list[str] = []
+        for node, where in self._walk.nodes if function else ():
+            if isinstance(node, ast.Return) and where.scope == _AUTO:
+                uses -= {node.value}
+            if isinstance(node, ast.Attribute) and node.value in uses and node.attr in (*_SETS, *_ADDS):
+                uses -= {node.value}
+                verbs.append(node.attr)
+        return None if uses else frozenset(_ADDS[verb] for verb in verbs if verb in _ADDS)
 
     def _set(self, auto: AutoComplete, verb: str, node: ast.Call, scope: str) -> AutoComplete:
         first, place = node.args[0] if node.args else None, place_of(node)
@@ -268,14 +325,13 @@ class _Reader:
 
     def _in_plain_loop(self, node: ast.Call) -> bool:
         """Whether it stands directly in a loop over literals that always runs."""
-        body = self._walk.functions[f"{CLASS}.auto_complete_config"].body
+        body = self._walk.functions[_AUTO].body
         loops = (one for one in body if isinstance(one, ast.For))
         return any(isinstance(one, ast.Expr) and one.value is node for loop in loops for one in loop.body)
 
 
-def _imported(node: ast.AST, module: str, where: Where) -> Import:
-    certain = not where.maybe and not where.optional and where.scope in _ALWAYS
-    return Import(module=module, place=place_of(node), optional=where.optional, certain=certain)
+def _is_named(node: ast.AST, names: list[str]) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
 
 
 def _writes(node: ast.Call, name: str) -> bool:

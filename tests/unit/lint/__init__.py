@@ -14,7 +14,7 @@ MARK = "^"
 PLAIN = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 """A model.py that fills in nothing."""
 
-FILLING = PLAIN + "    @staticmethod\n    def auto_complete_config(config):\n        return config\n"
+FILLING = PLAIN + "    @staticmethod\n    def auto_complete_config(config):\n        return fill(config)\n"
 """A model.py that may fill in anything."""
 
 Files = Mapping[str, str | bytes | None]

@@ -56,6 +56,16 @@ RULES = [
         batching("priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 2 value: { } }"),
     ),
     (
+        "BAT012",
+        batching("default_queue_policy { default_timeout_microseconds: ^5 }"),
+        batching("default_queue_policy { default_timeout_microseconds: 500 }"),
+    ),
+    (
+        "BAT012",
+        batching("default_queue_policy { timeout_action: REJECT default_timeout_microseconds: ^100 }"),
+        batching("default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1 }"),
+    ),
+    (
         "BAT006",
         batching("preserve_ordering: ^true priority_levels: 2 default_priority_level: 1"),
         batching("preserve_ordering: true priority_levels: 1 default_priority_level: 1"),

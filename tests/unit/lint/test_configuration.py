@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from composer.models.configuration import KINDS, Configuration, parse_configuration, read_configuration
+from composer.models.configuration import KINDS, Configuration, parse_configuration, read_configuration, reported_at
 from composer.models.lint import Case, lint, refusals
 from composer.models.repository import Model, ModelRepository, read_repository
 from composer.releases import RELEASES
@@ -146,6 +146,33 @@ def test_unknown_names_are_all_said_at_once() -> None:
     assert found.message.backend == ""
 
 
+REPORTED = [
+    ("max_batchsize^: 4\n", 'Message type "inference.ModelConfig" has no field named "max_batchsize".'),
+    ("max_batchsize # a comment\n  ^: 4\n", 'Message type "inference.ModelConfig" has no field named "max_batchsize".'),
+    ("input { data_type: TYPE_FLOAT ^}\n", 'Unknown enumeration value of "TYPE_FLOAT" for field "data_type".'),
+    ('name: "a"\nname^: "b"\n', 'Non-repeated field "name" is specified multiple times.'),
+    ("max_batch_size: 0^8\n", "Numbers starting with leading zero must be in octal."),
+    ("max_batch_size: ^2147483648\n", "Integer out of range (2147483648)"),
+    ('name: "a^\nbackend: "b"\n', "String literals cannot cross line boundaries."),
+    ('name: "a^', "Unexpected end of string."),
+    ('input { name: "X"\n^', "Expected identifier, got: "),
+    ("name: ^]\n", "Expected string, got: ]"),
+    ('name ^"a"\n', 'Expected ":", found ""a"".'),
+    (
+        "version_policy { latest { num_versions: 1 } all ^{ } }\n",
+        'Field "all" is specified along with field "latest", another member of oneof "policy_choice".',
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), REPORTED, ids=[words[:30] for _, words in REPORTED])
+def test_what_libprotobuf_says_and_where(text: str, words: str) -> None:
+    """Its place is often the token behind the one that it is about. Seen on a real server."""
+    plain, place = unmarked(text)
+    first = parsed(plain).faults[0]
+    assert (reported_at(plain, first), first.words) == (place, words)
+
+
 # -- rules ----------------------------------------------------------------------------------------
 
 SPOKEN: list[tuple[str, str, Case]] = [
@@ -207,7 +234,9 @@ def old(release: str) -> Case:
 def test_near_names(tmp_path: Path) -> None:
     found = model(tmp_path, WHOLE + "max_batchsize: 4\n", ONNX, R2410)
     assert found[0].message == 'there is no field "max_batchsize" here; did you mean "max_batch_size"?'
-    assert found[0].says.startswith("[libprotobuf ERROR] Error parsing text-format inference.ModelConfig: 5:1: Message")
+    assert found[0].says.startswith(
+        "[libprotobuf ERROR] Error parsing text-format inference.ModelConfig: 5:14: Message"
+    )
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -302,6 +331,8 @@ SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 @SLOW
 @given(st.binary(max_size=400))
+@example(b"'\x80")
+@example(b"'\x80' 'a'")
 @example(b"")
 @example(b"\xff\xfe\x00")
 @example(b"\n\n\n")

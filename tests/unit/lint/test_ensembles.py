@@ -167,7 +167,7 @@ def test_what_the_server_would_complete_counts(tmp_path: Path) -> None:
 
 
 def test_a_program_that_completes_its_config_may_have_any_input(tmp_path: Path) -> None:
-    code = CODE + "    @staticmethod\n    def auto_complete_config(config):\n        return config\n"
+    code = CODE + "    @staticmethod\n    def auto_complete_config(config):\n        return fill(config)\n"
     assert rules(found(tmp_path, ensemble(FIRST, step("b", "Z=mid", "Y=OUT")), b=code)) == {"ENS015"}
 
 

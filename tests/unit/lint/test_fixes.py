@@ -127,6 +127,8 @@ MENDED: list[tuple[str, Files, Files]] = [
     ("LAY011", {"m/config.pbtxt": CONFIG, "m/labels.txt": "a\nb\n", "m/01/model.onnx": ONNX}, {"m/1/model.onnx": ONNX}),
     ("LAY017", {"m/config.pbtxt": CONFIG, "m/labels.txt": "a\nb\n", "m/model.onnx": ONNX}, {"m/1/model.onnx": ONNX}),
     ("LAY018", {"m/config.txt": CONFIG, "m/labels.txt": "a\nb\n", "m/1/model.onnx": ONNX}, {"m/config.pbtxt": CONFIG}),
+    ("CFG003", {**GOOD, "m/config.pbtxt": CONFIG.replace("FP32", "FLOAT")}, {"m/config.pbtxt": CONFIG}),
+    ("CFG003", {**GOOD, "m/config.pbtxt": CONFIG.replace("TYPE_FP", "type_fp")}, {"m/config.pbtxt": CONFIG}),
     ("CFG006", {**GOOD, "m/config.pbtxt": "\ufeff" + CONFIG}, {"m/config.pbtxt": CONFIG}),
     ("CFG017", {**GOOD, "m/config.pbtxt": CONFIG.replace('"m"', '"other"')}, {"m/config.pbtxt": CONFIG}),
     ("CFG020", {**GOOD, "m/config.pbtxt": CONFIG.replace("runtime", "runtime_onnx")}, {"m/config.pbtxt": CONFIG}),
@@ -144,6 +146,28 @@ def test_what_is_mended(tmp_path: Path, rule: str, files: Files, after: Files) -
     again = lint([read_repository(tmp_path)], R2410)
     assert not [one for one in again if one.edit]
     assert not refusals(again)
+
+
+def test_what_a_tool_keeps_is_not_mended(tmp_path: Path) -> None:
+    """A repository in git has a file called config, too."""
+    kept = {".git/config": "[core]\n", ".git/HEAD": "ref: x\n", ".dvc/cache/01/a": "a", ".dvc/01/model.onnx": ONNX}
+    write({**GOOD, **kept}, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert fix(lint([read_repository(tmp_path)], R2410)) == ()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_all_words_of_a_file_are_mended_at_once(tmp_path: Path) -> None:
+    config = 'backend: "python"\n' + "".join(
+        f'input {{ name: "{name}", data_type: TYPE_{kind}, dims: [1] }}\n'
+        for name, kind in (("a", "FLOAT"), ("b", "DOUBLE"), ("c", "FP32"), ("d", "QUATERNION"), ("e", "BYTES"))
+    )
+    write({"m/config.pbtxt": config, "m/1/model.py": ""}, tmp_path)
+    fix(lint([read_repository(tmp_path)], R2410))
+    words = (("FLOAT", "FP32"), ("DOUBLE", "FP64"), ("BYTES", "STRING"))
+    for word, right in words:
+        config = config.replace(f"TYPE_{word}", f"TYPE_{right}")
+    assert (tmp_path / "m/config.pbtxt").read_text() == config
 
 
 def test_a_good_repository_stays_as_it_is(tmp_path: Path) -> None:

@@ -131,7 +131,13 @@ def test_each_version_that_is_served_counts(tmp_path: Path) -> None:
 
 FOO = node("Foo", ["X"], ["Y"], domain="my.ops")
 OF_ITS_OWN = field(
-    25, field(1, "Foo") + field(4, "a") + field(5, "b") + field(7, node("Relu", ["a"], ["b"])) + field(10, "my.ops")
+    25,
+    field(1, "Foo")
+    + field(4, "a")
+    + field(5, "b")
+    + field(7, node("Relu", ["a"], ["b"]))
+    + field(9, field(2, 13))
+    + field(10, "my.ops"),
 )
 
 

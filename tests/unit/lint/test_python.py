@@ -369,6 +369,81 @@ def test_the_smallest_region(tmp_path: Path) -> None:
     assert say(found(tmp_path / "2", code, case=Case(release=RELEASES["23.08"], server=flags))) == [("PY021", "error")]
 
 
+# -- inputs -------------------------------------------------------------------------------------------------------
+
+GET = 'pb.get_input_tensor_by_name(r, "{}").as_numpy()'
+ALL = f"return [{GET} for r in requests]"
+
+
+def test_an_input_that_no_request_has(tmp_path: Path) -> None:
+    code = execute(ALL.format("Z").replace("pb.", f"{MARK}pb.", 1))
+    one = assert_marked(tmp_path / "1", "PY032", code)
+    assert one.says == "AttributeError: 'NoneType' object has no attribute 'as_numpy'"
+    assert one.fix == 'input [ { name: "Z" data_type: TYPE_FP32 dims: [ -1 ] } ]'
+    one = assert_marked(tmp_path / "2", "PY032", code.replace('"Z"', '"x"'))
+    assert one.message == 'the config has no input x, which is used here: there is "X"'
+    maybe = execute(f"if self.more:\n    r = requests[0]\n    {MARK}{GET.format('Z')}\nreturn list(requests)")
+    assert_marked(tmp_path / "3", "PY032", maybe, "warning")
+    either = execute(f"name = 'X' if self.x else 'Z'\nreturn [{MARK}{GET} for r in requests]".replace('"{}"', "name"))
+    assert_marked(tmp_path / "4", "PY032", either, "warning")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("X", ""),
+        ("SI", 'sequence_batching { state { input_name: "SI" output_name: "SO" data_type: TYPE_FP32 dims: 1 } }'),
+        ("END", 'sequence_batching { control_input { name: "END" control { kind: CONTROL_SEQUENCE_END '
+                'fp32_false_true: [ 0, 1 ] } } }'),
+        ("O", 'input { name: "O" data_type: TYPE_FP32 dims: [ 2 ] optional: true }'),
+        ("B", 'batch_input { kind: BATCH_ELEMENT_COUNT target_name: "B" data_type: TYPE_FP32 source_input: "X" }'),
+    ],
+)  # fmt: skip
+def test_an_input_that_requests_may_have(tmp_path: Path, name: str, more: str) -> None:
+    assert "PY032" not in {one.rule.id for one in found(tmp_path, execute(ALL.format(name)), CONFIG + more)}
+
+
+def test_an_input_that_the_program_adds(tmp_path: Path) -> None:
+    head = "@staticmethod\ndef auto_complete_config(c):\n"
+    add = '    c.add_input({"name": "Z", "data_type": "TYPE_FP32", "dims": [2]})\n'
+    code, unasked = execute(ALL.format("Z"), f"{head}{add}    return c\n"), {"disable-auto-complete-config": True}
+    assert say(found(tmp_path / "1", code)) == []
+    assert say(found(tmp_path / "2", execute(ALL.format("Z"), f"{head}    return c\n"))) == [("PY032", "error")]
+    assert say(found(tmp_path / "3", code, case=Case(release=RELEASES["24.10"], server=unasked))) == [
+        ("PY032", "error")
+    ]
+
+
+def test_inputs_of_numbers_that_numpy_does_not_have(tmp_path: Path) -> None:
+    config = CONFIG.replace("FP32", "BF16", 1)
+    by_dlpack = execute(ALL.format("X").replace("as_numpy", "to_dlpack"))
+    old = Case(release=RELEASES["24.07"])
+    assert say(found(tmp_path / "1", execute(ALL.format("X")), config)) == [("IO017", "error")]
+    assert say(found(tmp_path / "2", by_dlpack, config)) == [("IO017", "warning")]
+    assert say(found(tmp_path / "3", by_dlpack, config, old)) == [("IO017", "error")]
+
+
+NO_INPUTS = "\n".join(line for line in CONFIG.splitlines() if not line.startswith("input")) + "\n"
+STATE = 'sequence_batching { state { input_name: "SI" output_name: "SO" data_type: TYPE_FP32 dims: 1 } }\n'
+
+
+@pytest.mark.parametrize(
+    ("config", "body", "severity"),
+    [
+        (NO_INPUTS, "return c", "error"),
+        (NO_INPUTS.replace("4", "0"), "return c", "warning"),
+        (NO_INPUTS.replace("4", "0"), "c.set_max_batch_size(8)\nreturn c", "error"),
+        (NO_INPUTS.replace("4", "0"), "if x:\n    c.set_max_batch_size(8)\nreturn c", "warning"),
+        (NO_INPUTS, "return fill(c)", None),
+        (NO_INPUTS + "sequence_batching { }\n", "return c", "error"),
+        (NO_INPUTS + STATE, "return c", "warning"),
+    ],
+)
+def test_no_inputs(tmp_path: Path, config: str, body: str, severity: str | None) -> None:
+    findings = say(found(tmp_path, completing(body), config))
+    assert [one for one in findings if one[0] == "IO019"] == ([("IO019", severity)] if severity else [])
+
+
 # -- the world outside --------------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,14 @@ def test_labels_for_what_has_no_classes(tmp_path: Path) -> None:
     assert_finds(tmp_path, "IO029", config, {"1/model.py": PLAIN, "labels.txt": "a\nb\nc\nd\n"})
 
 
+def test_labels_that_are_never_given(tmp_path: Path) -> None:
+    """A real server answers for FP16 that the class result is not available."""
+    start, output = LABELLED.rsplit("output", 1)
+    config = f"{start}output{output.replace('TYPE_FP32', 'TYPE_FP16')}"
+    found = assert_finds(tmp_path, "IO029", config, {"1/model.py": PLAIN, "labels.txt": "a\nb\n"})
+    assert found.severity == "warning"
+
+
 def test_every_rule_of_the_family_has_a_source_and_a_fix() -> None:
     own = [one for one in RULES.values() if one.id.startswith("IO")]
     assert len(own) >= 27
