@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -104,8 +105,13 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    agreement.PAGE.write_text(agreement.report(RELEASES))
-    print(agreement.PAGE)
+    found = agreement.judged(RELEASES)
+    agreement.PAGE.write_text(agreement.report(found))
+    page = agreement.SUMMARY.read_text()
+    agreement.SUMMARY.write_text(
+        re.sub(agreement.PART, lambda part: part[1] + agreement.summary(found) + part[2], page)
+    )
+    print(agreement.PAGE, agreement.SUMMARY)
     return 0
 
 

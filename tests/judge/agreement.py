@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,10 @@ def table(found: Sequence[Opinion]) -> list[str]:
 PAGE = FOLDER / "AGREEMENT.md"
 """The tables, as they were when someone last looked."""
 
+SUMMARY = FOLDER.parents[1] / "docs" / "models.md"
+PART = re.compile(r"(<!-- agreement -->\n).*?(<!-- /agreement -->)", re.DOTALL)
+"""Where the page for readers has what they come to."""
+
 _HEAD = """\
 # Lint and the real server
 
@@ -142,17 +147,37 @@ names.
 """
 
 
-def report(releases: Sequence[str]) -> str:
+Judged = Mapping[tuple[str, str], Sequence[Opinion]]
+"""What lint says beside what the server said, by release and by what was judged: the corpus, mutations."""
+
+
+def judged(releases: Sequence[str]) -> Judged:
+    """Everything that is on file, linted."""
+    return {
+        (release, title): list(opinions(some(release), recorded(path(release)), release))
+        for release in releases
+        for title, some, path in (("corpus", entries, verdicts), ("mutations", mutations, mutation_verdicts))
+    }
+
+
+def report(found: Judged) -> str:
     """The page: for each release the corpus and the mutations, with every disagreement by name."""
-    parts = [_HEAD]
-    for release in releases:
-        for title, some, path in (
-            ("the corpus", entries(release), verdicts(release)),
-            ("mutations", mutations(release), mutation_verdicts(release)),
-        ):
-            found = list(opinions(some, recorded(path), release))
-            parts.append("\n".join([f"## {release}: {title}", "", *table(found)]) + "\n")
-    return "\n".join(parts)
+    parts = ["\n".join([f"## {release}: {title}", "", *table(some)]) for (release, title), some in found.items()]
+    return "\n".join([_HEAD, *(f"{part}\n" for part in parts)])
+
+
+def summary(found: Judged) -> str:
+    """The table for docs/models.md: a row for each release and each of the two."""
+    lines = [
+        "| release | what was judged | repositories | the server serves | lint agrees | served, and lint says error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (release, title), some in found.items():
+        agreed = sum(one.agreed for one in some)
+        wrong = sum(one.record.good and bool(one.errors) for one in some)
+        good, share = sum(one.record.good for one in some), f"{100 * agreed / len(some):.1f} %"
+        lines.append(f"| {release} | {title} | {len(some)} | {good} | {agreed}: {share} | {wrong} |")
+    return "\n".join(lines) + "\n"
 
 
 def unnamed(found: Iterable[Opinion]) -> list[str]:

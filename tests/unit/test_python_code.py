@@ -379,6 +379,25 @@ def test_what_auto_complete_config_may_be_given_by_stars() -> None:
     assert model("def execute(self, requests): pass").auto.adds == set()
 
 
+@pytest.mark.parametrize(
+    ("source", "certain"),
+    [
+        ("from a import TritonPythonModel", True),
+        ("from .a import *", True),
+        ("from a import *\nfrom b import *", False),
+        ("from a import *\nTritonPythonModel = wrapped(TritonPythonModel)", False),
+        ("from a import *\nTritonPythonModel.execute = f", False),
+        ("from a import *\nif x:\n    class TritonPythonModel: pass", False),
+        ("from a import Model as TritonPythonModel", False),
+        ("if x:\n    from a import *", False),
+        ("try:\n    from a import *\nexcept ImportError:\n    pass", False),
+    ],
+)
+def test_where_the_class_comes_from(source: str, certain: bool) -> None:
+    found = code(source)
+    assert (found.model, found.unsure, found.origin is not None) == (None, True, certain)
+
+
 # -- inputs -------------------------------------------------------------------------------------------------------
 
 GET = 'pb_utils.get_input_tensor_by_name(r, "X")'
@@ -420,6 +439,8 @@ OWN = 'r = pb_utils.InferenceRequest(model_name="b", inputs=[x])'
         (f"with suppress(AttributeError):\n    {USE}", None),
         (f"with self.whatever():\n    {USE}", None),
         (f"for r in requests:\n    {GET}.__class__", None),
+        (f"pb_utils.get_input_tensor_by_name = f\nreturn [{USE} for r in requests]", None),
+        (f"pb_utils = f()\nreturn [{USE} for r in requests]", None),
         (f"{OWN}\n{USE}", None),
         (f"for r in requests:\n    {OWN}\n    {USE}", None),
         (f"a = pb_utils.InferenceRequest\nreturn [{USE} for r in requests]", True),

@@ -11,9 +11,10 @@ from typing import Final, Literal
 
 from composer.models.agreement import Difference, differences
 from composer.models.lint.files import onnx_files
+from composer.models.lint.programs import code_with_class
 from composer.models.lint.rule import Case
 from composer.models.lint.server import strict
-from composer.models.needs import code_of, programs
+from composer.models.needs import programs
 from composer.models.python_code import Unreadable
 from composer.models.repository import Model
 
@@ -55,7 +56,7 @@ def may_batch(model: Model, case: Case) -> bool:
 def completes_itself(model: Model, case: Case) -> bool:
     """Whether a model.py has an `auto_complete_config`, or may have one."""
     for program in programs(model):
-        code = code_of(program, case.release)
+        code = code_with_class(model, program, case)
         if isinstance(code, Unreadable) or code.model is None or code.model.opaque:
             return True
         if "auto_complete_config" in code.model.methods:
@@ -66,7 +67,7 @@ def completes_itself(model: Model, case: Case) -> bool:
 def _adds_itself(model: Model, case: Case, side: Side) -> bool:
     """Whether a model.py has an `auto_complete_config` that adds inputs, or outputs, or may have one."""
     for program in programs(model):
-        code = code_of(program, case.release)
+        code = code_with_class(model, program, case)
         if isinstance(code, Unreadable) or code.model is None or code.model.opaque:
             return True
         method = code.model.methods.get("auto_complete_config")

@@ -359,11 +359,12 @@ def unknown_platform(model: Model, case: Case) -> Iterator[Found]:
     platform = model.config.platform
     known = {"ensemble", *PLATFORMS} - (set() if case.from_("26.03") else {"torch_aoti"})
     if platform and platform not in known and not model.config.backend and not model.is_ensemble:
-        meant = {"onnx": "onnxruntime", "torch": "pytorch", "tensorrt": "tensorrt", "python": "python"}.get(platform)
-        backends = set(FILES.values())
-        fix = f'backend: "{meant or (platform if platform in backends else "...")}", in place of platform'
-        message = f'there is no platform "{platform}"'
-        yield at(model, "platform", message=message, fix=fix, platform=platform)
+        short = {"onnx": "onnxruntime", "torch": "pytorch", "libtorch": "pytorch"}.get(platform, platform)
+        backend = short if short in FILES.values() else "..."
+        own = next((name for name, served in PLATFORMS.items() if served == backend and backend != "tensorflow"), None)
+        edit = _replaced(model.configuration, model.configuration.place("platform"), f'"{own}"') if own else None
+        message, fix = f'there is no platform "{platform}"', f'backend: "{backend}", in place of platform'
+        yield at(model, "platform", message=message, fix=fix, edit=edit, platform=platform)
 
 
 @rule(

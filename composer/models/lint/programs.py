@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from composer.models.lint.rule import Case
-from composer.models.needs import code_of, programs
-from composer.models.python_code import Method, PythonCode
+from composer.models.needs import code_of, in_stdlib, programs
+from composer.models.python_code import Method, PythonCode, Unreadable
 from composer.models.repository import Entry, Model
 
 ENV_PATH: Final = "EXECUTION_ENV_PATH"
@@ -21,6 +21,16 @@ def codes(model: Model, case: Case) -> Iterator[tuple[Entry, PythonCode]]:
         code = code_of(program, case.release)
         if isinstance(code, PythonCode):
             yield program, code
+
+
+def code_with_class(model: Model, program: Entry, case: Case) -> PythonCode | Unreadable:
+    """The code of a program, or of the file beside it that it has its class from."""
+    code = code_of(program, case.release)
+    origin = code.origin if isinstance(code, PythonCode) else None
+    if origin is None or origin.level > 1 or (not origin.level and in_stdlib(origin.top, case.release)):
+        return code
+    beside = model.by_path.get(f"{program.folder}/{origin.module}.py")
+    return code_of(beside, case.release) if beside and beside.kind == "file" else code
 
 
 def methods_named(name: str, model: Model, case: Case) -> Iterator[tuple[Entry, PythonCode, Method]]:

@@ -190,13 +190,15 @@ class ModelClass:
 class PythonCode:
     """What was found in one file, everything in the order in which it stands there.
 
-    `model` is None where there is no such class, and `unsure` where it may come from elsewhere all the same.
+    `model` is None where there is no such class, and `unsure` where it may come from elsewhere all the same: certainly
+    by the import that is its `origin`.
     `device` are uses of a GPU; `exits` end the process; `opens` are files by relative names; `moves_path` if it changes
     where modules are looked for. `senders` if it answers by response senders.
     """
 
     model: ModelClass | None
     unsure: bool
+    origin: Import | None
     imports: tuple[Import, ...]
     calls: tuple[Call, ...]
     reads: tuple[Read, ...]

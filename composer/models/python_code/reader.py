@@ -70,6 +70,7 @@ class _Reader:
         return PythonCode(
             model=model,
             unsure=unsure,
+            origin=self._origin() if unsure else None,
             imports=tuple(self._imports()),
             calls=tuple(self._requests()),
             reads=tuple(self._reads(model)),
@@ -225,6 +226,20 @@ class _Reader:
         if found is None or other:
             return None, other or bool({"exec", "globals", "setattr", "vars"} & self._names.used)
         return self._class(found), False
+
+    def _origin(self) -> Import | None:
+        """The one import that makes the class, where nothing else may."""
+        binders = [
+            (node, where)
+            for node, where in self._walk.nodes
+            if not where.scope and not where.owner and (binds(node, CLASS) or getattr(node, "name", "") == CLASS)
+        ]
+        (node, where), *others = binders or [(None, Where())]
+        if not isinstance(node, ast.ImportFrom) or others or self._patches(None):
+            return None
+        names = tuple(one.name for one in node.names)
+        one = replace(self._imported(node, node.module or "", where), level=node.level, names=names)
+        return one if one.certain and not where.caught and {CLASS, "*"} & set(names) else None
 
     def _class(self, node: ast.ClassDef) -> ModelClass:
         methods: dict[str, Method] = {}

@@ -29,7 +29,7 @@ class Reads:
     def all(self) -> Iterator[Read]:
         """The inputs in the order in which they are read."""
         for call, name, where in self._names.calls:
-            if name != _READS or where.caught:
+            if name != _READS or where.caught or self._is_patched(call.func, where.scope):
                 continue
             use = self._use(call, where)
             if use and self._is_a_request(argument(call, _PARAMETERS, "inference_request"), where.scope):
@@ -54,6 +54,17 @@ class Reads:
             return
         for one, its in self._calls_of.get(where.scope, ()):
             yield argument(one, own, node.id), its.scope, one, where.scope in self._answering and self._always(its)
+
+    def _is_patched(self, function: ast.expr, scope: str) -> bool:
+        """Whether the name of the module, or of the function in it, is given something else."""
+        root = function.value if isinstance(function, ast.Attribute) else function
+        named = getattr(root, "id", "")
+        return self._patched or ("", named) in self._bound or (scope, named) in self._bound
+
+    @cached_property
+    def _patched(self) -> bool:
+        nodes = (node for node, _ in self._walk.nodes if isinstance(node, ast.Attribute))
+        return any(_READS.endswith(f".{node.attr}") and not isinstance(node.ctx, ast.Load) for node in nodes)
 
     # -- how it is used
 

@@ -444,6 +444,14 @@ def test_no_inputs(tmp_path: Path, config: str, body: str, severity: str | None)
     assert [one for one in findings if one[0] == "IO019"] == ([("IO019", severity)] if severity else [])
 
 
+def test_a_class_from_a_file_beside_the_program(tmp_path: Path) -> None:
+    files = {"1/inner.py": execute("return list(requests)")}
+    code = "from inner import *\n"
+    assert ("IO019", "error") in say(found(tmp_path / "1", code, NO_INPUTS, files=files))
+    assert say(found(tmp_path / "2", code, NO_INPUTS, files={"1/inner.py": completing("return fill(c)")})) == []
+    assert say(found(tmp_path / "3", code + "TritonPythonModel = f()\n", NO_INPUTS, files=files)) == []
+
+
 # -- the world outside --------------------------------------------------------------------------------------------
 
 
