@@ -387,6 +387,7 @@ def test_what_auto_complete_config_may_be_given_by_stars() -> None:
         ("from a import *\nfrom b import *", False),
         ("from a import *\nTritonPythonModel = wrapped(TritonPythonModel)", False),
         ("from a import *\nTritonPythonModel.execute = f", False),
+        ("from a import TritonPythonModel\nTritonPythonModel.execute = f", False),
         ("from a import *\nif x:\n    class TritonPythonModel: pass", False),
         ("from a import Model as TritonPythonModel", False),
         ("if x:\n    from a import *", False),

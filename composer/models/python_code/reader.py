@@ -232,10 +232,12 @@ class _Reader:
         binders = [
             (node, where)
             for node, where in self._walk.nodes
-            if not where.scope and not where.owner and (binds(node, CLASS) or getattr(node, "name", "") == CLASS)
+            if not (where.scope or where.owner) and (binds(node, CLASS) or _is_class(node))
         ]
-        (node, where), *others = binders or [(None, Where())]
-        if not isinstance(node, ast.ImportFrom) or others or self._patches(None):
+        if len(binders) != 1 or any(f"{CLASS}." in name for name in self._names.used) or self._patches(None):
+            return None
+        ((node, where),) = binders
+        if not isinstance(node, ast.ImportFrom):
             return None
         names = tuple(one.name for one in node.names)
         one = replace(self._imported(node, node.module or "", where), level=node.level, names=names)
@@ -343,6 +345,10 @@ class _Reader:
         body = self._walk.functions[_AUTO].body
         loops = (one for one in body if isinstance(one, ast.For))
         return any(isinstance(one, ast.Expr) and one.value is node for loop in loops for one in loop.body)
+
+
+def _is_class(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef) and node.name == CLASS
 
 
 def _is_named(node: ast.AST, names: list[str]) -> bool:
