@@ -284,11 +284,16 @@ _STRINGS: Final = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|#[^\
 
 def _strange_character(text: str) -> Fault | None:
     """What libprotobuf's tokenizer refuses, and Python's does not or in other words: the first one of it."""
-    bare = _STRINGS.sub(lambda match: " " * len(match[0]), text)
+    bare = _STRINGS.sub(_blank, text)
     if found := re.search(r"[^\x00-\x7f]|[\x00-\x08\x0e-\x1f\x7f]|\b\d+_", bare):
         line, column = bare.count("\n", 0, found.start()) + 1, found.start() - bare.rfind("\n", 0, found.start())
         return _strange_fault(found[0], Place(line=line, column=column), first=found.start() == 0)
     return None
+
+
+def _blank(match: re.Match[str]) -> str:
+    """What may hold any character, taken away; but of a comment what even that may not hold."""
+    return " " * len(match[0]) if match[0][0] != "#" else re.sub(r"[^\x00-\x08\x0e-\x1f]", " ", match[0])
 
 
 def _strange_fault(found: str, place: Place, *, first: bool) -> Fault:
