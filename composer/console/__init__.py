@@ -88,7 +88,9 @@ class Console:
 
     def _print(self, *text: RenderableType) -> None:
         with self._out.capture() as drawn:
-            self._out.print(*text, sep="\n")
+            for one in text:
+                # Lines of words may be commands to paste: where they are broken is the terminal's own affair.
+                self._out.print(one, soft_wrap=isinstance(one, str | Text))
         _write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
     def _write(self, answer: dict[str, Any]) -> None:

@@ -537,3 +537,10 @@ def test_progress_never_goes_to_stdout(progress: Any, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == ""
     assert bool(err) == (progress != "none")
+
+
+def test_a_line_to_paste_is_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"tricompose copy oci:{'long/' * 80}cache docker://registry/repository:tag"
+    with Console(json_output=False, progress="none", verbose=False, quiet=False) as console:
+        console.result("images", [], command)
+    assert capsys.readouterr().out == f"{command}\n"
