@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     for name, do, words in (
         ("record", _record, "judge what has no verdict yet, or has changed"),
-        ("compare", _compare, "say where lint and the verdicts differ; the status is 1 if they do"),
+        ("compare", _compare, "say where lint and the verdicts differ; the status is 1 if that is too much"),
         ("show", _show, "print recorded verdicts, and judge nothing"),
         ("report", _report, "write all tables of agreement into AGREEMENT.md"),
         ("write", _write, "write the repositories into a folder"),
@@ -91,7 +91,7 @@ def _compare(options: argparse.Namespace) -> int:
     print("\n".join(agreement.table(found)))
     if options.rules:
         print("\n".join(["", "another rule:", "", *agreement.unnamed(found)]))
-    return int(not all(one.agreed for one in found))
+    return int(not agreement.enough(found, mutated=options.mutations))
 
 
 def _show(options: argparse.Namespace) -> int:
