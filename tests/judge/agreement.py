@@ -161,7 +161,7 @@ def judged(releases: Sequence[str]) -> Judged:
 
 
 def enough(found: Sequence[Opinion], *, mutated: bool) -> bool:
-    """Whether lint agrees: on all of the corpus; of mutations on 99 in 100, and never with an error where one serves."""
+    """Whether lint agrees: on all of the corpus, on 99 in 100 mutations, and never with an error where it serves."""
     agreed = sum(one.agreed for one in found)
     wrong = any(one.record.good and one.errors for one in found)
     return not wrong and agreed >= len(found) * (0.99 if mutated else 1)
