@@ -27,17 +27,11 @@ def models() -> None:
     """
 
 
-_REPOSITORIES: Final = click.argument(
-    "paths", metavar="DIR|RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-_RELEASE: Final = click.option(
+@command("lint", models, reach="none")
+@click.argument("paths", metavar="DIR|RECIPE...", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.option(
     "--release", metavar="RELEASE", help="The Triton release that it is for.  [default: the recipe's, or the latest]"
 )
-
-
-@command("lint", models, reach="none")
-@click.argument("paths", metavar="DIR|RECIPE...", nargs=-1, type=click.Path(path_type=Path))
-@_RELEASE
 @click.option(
     "--format",
     "form",
@@ -143,7 +137,8 @@ def _given(paths: Sequence[Path], release: str | None) -> tuple[tuple[ModelRepos
 
     recipes = [path for path in paths if path.suffix in _RECIPES]
     if recipes and len(paths) > 1:
-        raise Usage("a recipe is checked alone: it names its repositories", hint=f"tricompose models lint {recipes[0]}")
+        hint = f"{click.get_current_context().command_path} {recipes[0]}"
+        raise Usage("a recipe stands alone: it names its repositories", hint=hint)
     known = case_for(_known(release)) if release or not recipes else None
     if not recipes:
         assert known
@@ -249,10 +244,12 @@ def _end(found: Sequence[Finding], fail_on: str, paths: Sequence[Path]) -> None:
 
 
 @command("ls", models, reach="none")
-@_REPOSITORIES
+@click.argument(
+    "paths", metavar="DIR|RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False)
+)
 @click.pass_obj
 def _ls(desk: Desk, /, paths: Sequence[Path]) -> None:
-    """List the models of repositories: what serves them, which versions, how large they are.
+    """List the models of repositories: backends, versions, sizes.
 
     \b
     Examples:
@@ -260,8 +257,11 @@ def _ls(desk: Desk, /, paths: Sequence[Path]) -> None:
       tricompose models ls recipe.yaml --json | jq -r '.models[].backend'
     """
     from composer.console import findings
+    from composer.errors import NotFound
 
     repositories, _, _ = _given(paths, None)
+    if lost := next((one.path for one in repositories if one.fault), None):
+        raise NotFound(f"there is no model repository {lost} that can be read", hint=f"ls -ld {lost}")
     all_models = [model for one in repositories for model in one.models]
     desk.console.result("models", [findings.model_json(one) for one in all_models], findings.models_text(all_models))
 
@@ -270,7 +270,7 @@ def _ls(desk: Desk, /, paths: Sequence[Path]) -> None:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.pass_obj
 def _rules(desk: Desk, /, ids: Sequence[str]) -> None:
-    """List the rules that models are checked by, all or those whose id begins so.
+    """List the rules that models are checked by. All, or those whose id begins so.
 
     \b
     Examples:
@@ -279,24 +279,27 @@ def _rules(desk: Desk, /, ids: Sequence[str]) -> None:
       tricompose models rules --json | jq -r '.rules[] | select(.triton) | .id'
     """
     from composer.console import findings
+    from composer.errors import NotFound
     from composer.models.lint import RULES
 
     wanted = tuple(one.upper() for one in ids) or ("",)
     found = [rule for name, rule in sorted(RULES.items()) if name.startswith(wanted)]
+    if not found:
+        raise NotFound(f"there is no rule whose id begins with {' or '.join(wanted)}", hint="tricompose models rules")
     desk.console.result("rules", [findings.rule_json(one) for one in found], findings.rules_text(found))
 
 
 @command("config", models, reach="none")
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
-@_RELEASE
+@click.option("--release", metavar="RELEASE", help="The Triton release that it is for.  [default: the latest]")
 @click.option("--write", is_flag=True, help="Put it into the model's folder, where there is none yet.")
 @click.option("--check", is_flag=True, help="Say where the config.pbtxt that is there disagrees with the model's file.")
 @click.pass_obj
 def _config(desk: Desk, /, model: Path, release: str | None, write: bool, check: bool) -> None:
-    """Write a model's config.pbtxt, as the server would complete it, with what it cannot know as commented choices.
+    """Write a model's config.pbtxt, as the server would complete it.
 
-    MODEL is a model's folder, or the file itself: ONNX, TorchScript or a TensorRT plan. For ONNX all is known; lines
-    that someone must fill in say so.
+    What it cannot know stands there as commented choices. MODEL is a model's folder, or the file itself: ONNX,
+    TorchScript or a TensorRT plan. For ONNX all is known; lines that someone must fill in say so.
 
     \b
     Examples:
@@ -308,6 +311,7 @@ def _config(desk: Desk, /, model: Path, release: str | None, write: bool, check:
     from composer.models.autoconfig import to_fill_in
     from composer.models.model_files import config_for, put_config
 
+    model = model.resolve() if model.name in ("", "..") else model  # the folder's name is the model's
     if write and check:
         raise Usage("--write and --check exclude each other", hint="tricompose models config --check first")
     if (write or check) and model.is_file():
@@ -336,7 +340,7 @@ def _compare(desk: Desk, folder: Path, release: str | None) -> None:
     case = case_for(_known(release))
     found = lint([repository], case, only=AGREEMENT)
     _report(desk, found, [repository], case, "text")
-    _end(found, "warning", [folder])
+    _end(found, "warning", [repository.path])
 
 
 @command("convert", models)
@@ -344,11 +348,12 @@ def _compare(desk: Desk, folder: Path, release: str | None) -> None:
 @click.option("--only", "names", metavar="NAME", multiple=True, help="Convert this model, and others that are named.")
 @click.pass_obj
 def _convert(desk: Desk, /, recipe: Path, names: Sequence[str]) -> None:
-    """Make the TensorRT plans of a recipe, on a machine with the GPU that they are served on.
+    """Make the TensorRT plans of a recipe, where the GPU is.
 
-    Runs trtexec in NVIDIA's tensorrt container of the same release, by Docker. What was made before is not made again.
-    A plan goes where the recipe's `plan:` says, with a record of what it was made of beside it: both can be carried to
-    machines without such a GPU, where builds take them from there.
+    A plan runs on GPUs like the one that it was made on. Runs trtexec in NVIDIA's tensorrt container of the same
+    release, by Docker. What was made before is not made again. A plan goes where the recipe's `plan:` says, with a
+    record of what it was made of beside it: both can be carried to machines without such a GPU, where builds take them
+    from there.
 
     \b
     Examples:

@@ -28,12 +28,12 @@ from composer.docker_syntax import (
 )
 from composer.errors import NotFound, Problem, RecipeError, UnknownRelease, Unplannable
 from composer.inventory import HOME, KINDS, Component
-from composer.lock import CPU, references
+from composer.lock import references
 from composer.models.repository import ModelRepository
 from composer.oci.image import Image, Platform
 from composer.oci.names import Reference, is_docker_name, mirrored
 from composer.plan import model_root, wished
-from composer.recipe import CustomBackend, Recipe
+from composer.recipe import CPU, CustomBackend, Recipe
 from composer.releases import LATEST, RELEASES, Dcgm, Release, Requirements, Variable, absent, requirements
 from composer.rendering import render as render_template
 from composer.server import server_command
@@ -153,7 +153,7 @@ def blueprint(
         architecture=platform.architecture,
         extras=recipe.dockerfile.extras,
     )
-    full, base = _names(recipe, facts, originals)
+    full, base = _names(recipe, originals)
     settings = _environment(recipe, needs, originals)
     return Dockerfile(
         heading=_heading(recipe, facts, platform),
@@ -249,7 +249,7 @@ def _where(recipe: Recipe, kind: str, name: str) -> str:
     return recipe.where(kind, written.index(name)) if name in written else recipe.where("models")
 
 
-def _names(recipe: Recipe, facts: Release, originals: Originals | None) -> tuple[str, str]:
+def _names(recipe: Recipe, originals: Originals | None) -> tuple[str, str]:
     """What FROM calls the full image and the base."""
     if originals:
         return originals.full_name, originals.base_name
@@ -311,7 +311,7 @@ def _preparation(
     settings: Sequence[Variable],
 ) -> Preparation:
     from_upstream = recipe.dockerfile.source == "upstream"
-    server = _from_upstream(recipe, needs, chosen) if from_upstream else _from_network(recipe, needs)
+    server = _from_upstream(recipe, needs, chosen) if from_upstream else _from_network(needs)
     steps = (*server, *_wanted_packages(recipe), *(_placing() if placed else ()), *_wanted_steps(recipe))
     apart = tuple(f"./{HOME}/{kind}/*" for kind in KINDS) if from_upstream else ()
     return Preparation(
@@ -340,7 +340,7 @@ def _from_upstream(recipe: Recipe, needs: Requirements, chosen: Mapping[str, Seq
         )
 
 
-def _from_network(recipe: Recipe, needs: Requirements) -> Iterator[Step]:
+def _from_network(needs: Requirements) -> Iterator[Step]:
     yield _account(needs)
     for apt in needs.apt:
         yield Step(

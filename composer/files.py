@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from composer.errors import Problem, RecipeError
 from composer.recipe import Recipe
+
+_MOST_LINKED: Final = 1000
+"""Links to folders that are followed. A few that lead to each other make millions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +56,24 @@ def local_files(source: Path, target: str, mode: int | None = None) -> Iterator[
 
     Raises `OSError` for what is missing or cannot be read, is neither a file nor a folder, or goes round in circles.
     """
-    return _walk(source, target, mode, ())
-
-
-def _walk(path: Path, target: str, mode: int | None, above: Sequence[Path]) -> Iterator[LocalFile]:
-    real = Path(os.path.realpath(path))
-    info = path.stat()
-    if not stat.S_ISDIR(info.st_mode):
-        yield _file(path, real, info, target, mode)
-        return
-    if real in above:
-        raise OSError(errno.ELOOP, "this link leads back to a folder that it is in", str(path))
-    yield LocalFile(target=target, source=None, size=0, mode=0o755)
-    for name in sorted(os.listdir(path)):
-        yield from _walk(path / name, f"{target}/{name}", mode, (*above, real))
+    links = 0
+    left: list[tuple[Path, str, tuple[Path, ...]]] = [(source, target, ())]
+    while left:
+        path, place, above = left.pop()
+        info, linked = path.stat(), path.is_symlink()
+        # Asking each time where a folder really lies takes long in deep ones.
+        real = above[-1] / path.name if above and not linked else Path(os.path.realpath(path))
+        if not stat.S_ISDIR(info.st_mode):
+            yield _file(path, real, info, place, mode)
+            continue
+        links += linked
+        if linked and real in above:
+            raise OSError(errno.ELOOP, "this link leads back to a folder that it is in", str(path))
+        if links > _MOST_LINKED:
+            raise OSError(errno.ELOOP, "too many links to folders lead here", str(path))
+        yield LocalFile(target=place, source=None, size=0, mode=0o755)
+        names = sorted(os.listdir(path), reverse=True)
+        left += ((path / name, f"{place}/{name}", (*above, real)) for name in names)
 
 
 def _file(path: Path, real: Path, info: os.stat_result, target: str, mode: int | None) -> LocalFile:

@@ -18,7 +18,7 @@ from composer.errors import NotFound, Problem
 from composer.events import Logged, Warned
 from composer.oci.names import Reference, parse_reference
 from composer.recipe_faults import nearest
-from composer.recipe_values import Name, Release
+from composer.recipe_values import CPU, Name, Release
 from composer.releases import RELEASES, absent
 from composer.rendering import render
 
@@ -123,7 +123,7 @@ class _Reader:
             **names,
             "name": output.place.rpartition("/")[2] if output else "",
             "release": release,
-            "variant": None if gpu else "cpu-only-py3",
+            "variant": None if gpu else CPU,
             "full": str(images.get("full", "")),
             "min": str(images.get("min", "")),
             "engine": engine or ("direct" if gpu or images else "dockerfile"),

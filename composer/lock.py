@@ -12,14 +12,11 @@ from composer.events import Emit, Warned
 from composer.oci.image import Descriptor, Image, Index, Manifest, Platform, parse_image, parse_manifest
 from composer.oci.names import Reference, mirrored, parse_reference
 from composer.oci.store import Store
-from composer.recipe import Recipe
+from composer.recipe import CPU, Recipe
 from composer.releases import release
 
 NGC: Final = "docker://nvcr.io/nvidia/tritonserver"
 UBUNTU: Final = "docker://docker.io/library/ubuntu"
-
-CPU: Final = "cpu-only-py3"
-"""The variant without CUDA. NVIDIA names it so and publishes none: it is made out of `py3`, on Ubuntu's own image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from composer import with_docker
+from composer import with_docker, with_tensorrt
 from composer.cache import IMAGE_TAG, default_cache
 from composer.checks import Report, Result, prove
 from composer.checks.client import Client, NoAnswer
@@ -28,7 +28,7 @@ from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
-from composer.lock import CPU, Upstream, read_image, resolve
+from composer.lock import Upstream, read_image, resolve
 from composer.models.lint.case import repositories_of
 from composer.models.repository import ModelRepository
 from composer.models.sources.way import Way, proxies_of
@@ -54,7 +54,7 @@ from composer.oci.store import Store
 from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Add, Plan, make_plan, manner_of, wished
-from composer.recipe import Recipe, Run, Validate, flag_warnings, refuse_unbuilt
+from composer.recipe import CPU, Recipe, Run, Validate, flag_warnings, refuse_unbuilt
 from composer.releases import RELEASES
 from composer.runners import Runner, Running, pick
 from composer.wheels import Shelf, Wheels, survey_wheels
@@ -175,7 +175,7 @@ def plan(recipe: Recipe, place: Workplace, *, scan: str) -> tuple[Plan, ...]:
     own = read_models(recipe)
     with_docker.rehearse(recipe)
     with ExitStack() as stack:
-        shop = _workshop(recipe, (), place, stack)
+        shop = _workshop((), place, stack)
         repositories = _models(recipe, place, shop, stack, own, make=False).repositories
         label = UNPROVED if recipe.validation is None else PROVED
         return tuple(
@@ -202,19 +202,7 @@ def _plan(
         custom = _learn(recipe, upstream, custom, repositories, shop, all_layers=scan == "all")
 
     def decide(custom: Brought) -> Plan:
-        inventory = shop.knowledge.inventory(upstream.image)
-        return make_plan(
-            recipe,
-            upstream,
-            inventory,
-            repositories,
-            survey_files(recipe),
-            _wheels(recipe, platform, inventory, place, shop.cache).files,
-            custom,
-            shop.knowledge.parts,
-            validated=label,
-            epoch=place.epoch,
-        )
+        return _decided(recipe, platform, upstream, custom, repositories, place, shop, label)
 
     try:
         made = decide(custom)
@@ -231,6 +219,32 @@ def _plan(
     added = [file.entry.path for step in made.steps if isinstance(step, Add) for file in step.files]
     check_imports(recipe, repositories, shop.knowledge.inventory(upstream.image), added, place.emit)
     return made
+
+
+def _decided(
+    recipe: Recipe,
+    platform: Platform,
+    upstream: Upstream,
+    custom: Brought,
+    repositories: Sequence[ModelRepository],
+    place: Workplace,
+    shop: Workshop,
+    label: str,
+) -> Plan:
+    """The plan, by what is known of the layers now. Raises `NeedsLower` where that is not enough."""
+    inventory = shop.knowledge.inventory(upstream.image)
+    return make_plan(
+        recipe,
+        upstream,
+        inventory,
+        repositories,
+        survey_files(recipe),
+        _wheels(recipe, platform, inventory, place, shop.cache).files,
+        custom,
+        shop.knowledge.parts,
+        validated=label,
+        epoch=place.epoch,
+    )
 
 
 def _wheels(
@@ -288,7 +302,7 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
     # What cannot end well fails before a layer moves.
     chosen = pick(runner or "auto") if proved and any(map(_runs_here, recipe.platforms)) else None
     with ExitStack() as stack:
-        shop = _workshop(recipe, outputs, place, stack)
+        shop = _workshop(outputs, place, stack)
         for output in outputs:
             _prepare(output, place)
         repositories = _models(recipe, place, shop, stack, own, make=True).repositories
@@ -392,7 +406,7 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
     """
     _check(recipe, place.emit)
     own = read_models(recipe)
-    converted = with_docker.converted(recipe, {}, place.cache, None)
+    converted = with_tensorrt.converted(recipe, {}, place.cache, None)
     fetched = fetch_models(recipe, place.cache, _way(recipe, place))
     models = check_models(recipe, own, (*fetched, *([converted] if converted else [])), place.emit)
     texts = []
@@ -463,13 +477,13 @@ def _converted(
 
     def made(index: int) -> Made:
         kitchen = _kitchen(recipe, shop, place, stack)
-        return with_docker.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs)
+        return with_tensorrt.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs)
 
-    found = with_docker.converted(recipe, server, place.cache, made if make else None)
+    found = with_tensorrt.converted(recipe, server, place.cache, made if make else None)
     return [found] if found else ()
 
 
-def _workshop(recipe: Recipe, outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
+def _workshop(outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
     cache = LayoutStore.ensure(place.cache)
     stack.callback(cache.close)
 
@@ -585,7 +599,6 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runne
         *(model.name for repository in repositories_of(recipe) for model in repository.models),
         *(model.name for model in recipe.models if model.name),
     ]
-    models += [model.name for model in recipe.models if model.name]
     reference = image or first_output(recipe)
     store = open_source(reference, place.access)
     try:
@@ -698,7 +711,7 @@ def _whole(store: Store, manifest: Manifest) -> Image:
 def publish_knowledge(recipe: Recipe, target: Reference, place: Workplace) -> int:
     """Push what the cache knows of a recipe's upstream, so that others need not read it. How many artifacts went."""
     with ExitStack() as stack:
-        shop = _workshop(recipe, (), place, stack)
+        shop = _workshop((), place, stack)
         count = 0
         for platform in recipe.platforms:
             upstream = resolve(recipe, platform, shop.open, place.emit)
@@ -718,16 +731,16 @@ def convert(recipe: Recipe, place: Workplace, *, only: Collection[str] = ()) -> 
     """Make the TensorRT plans of a recipe on this machine's GPU: of all its models that are converted, or of `only`.
 
     Those with `plan:` are put there, with their records; all are kept in the cache. Raises `NotFound` where `only`
-    names a model that is not converted, and what `with_docker.plan_here` raises.
+    names a model that is not converted, and what `with_tensorrt.plan_here` raises.
     """
     chosen = _conversions(recipe, only)
     made: list[Made] = []
     with ExitStack() as stack:
-        shop = _workshop(recipe, (), place, stack)
+        shop = _workshop((), place, stack)
         kitchen = _kitchen(recipe, shop, place, stack)
         server = resolve(recipe, recipe.platforms[0], shop.open, place.emit).image.config
         for index in chosen:
-            made.append(with_docker.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs))
+            made.append(with_tensorrt.plan_here(recipe, index, server, kitchen, shop.open, jobs=place.jobs))
             if target := made[-1].job.plan:
                 trtexec.carry_out(made[-1], target)
     return tuple(made)

@@ -48,9 +48,11 @@ from composer.recipe_schema import (
     Upstream,
     Validate,
 )
+from composer.recipe_values import CPU
 from composer.recipe_yaml import MAX_BYTES, Document, Fault, KeyPath, read_yaml
 
 __all__ = [
+    "CPU",
     "AllClose",
     "ArgMax",
     "Check",

@@ -70,6 +70,8 @@ Release = Annotated[
 Variant = Annotated[
     str, _Spelled(r"[a-z0-9]+(?:-[a-z0-9]+)*", "is not a variant", "py3, vllm-python-py3, trtllm-python-py3, ...")
 ]
+CPU: Final = "cpu-only-py3"
+"""The variant without CUDA. NVIDIA names it so and publishes none: it is made out of `py3`, on Ubuntu's own image."""
 User = Annotated[
     str,
     _Spelled(

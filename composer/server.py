@@ -26,7 +26,6 @@ from composer.releases.flags import (
 )
 
 __all__ = [
-    "FLAGS_OF",
     "FlagFault",
     "FlagNote",
     "FlagValue",
@@ -39,9 +38,6 @@ __all__ = [
     "spelled",
     "values_of",
 ]
-
-FLAGS_OF: Final = "24.10"
-"""The release of the newest real server that all this was tried on, and the one that `init` proposes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +75,7 @@ def flag_faults(given: Mapping[str, FlagValue], release: str | None) -> Iterator
             yield _unfit(name, found)
         elif release:
             yield from _untimely(flag, value, release)
-    yield from _twice(given, release)
+    yield from _twice(given)
 
 
 def _unknown(name: str, release: str | None) -> Iterator[FlagFault]:
@@ -117,7 +113,7 @@ def _time(flag: Flag, release: str) -> str:
     return f"it is there {said}" + (f"; now it is {flag.instead}" if flag.instead and not comes else "")
 
 
-def _twice(given: Mapping[str, FlagValue], release: str | None) -> Iterator[FlagFault]:
+def _twice(given: Mapping[str, FlagValue]) -> Iterator[FlagFault]:
     """One setting under two names: what the server would make of it is not what either says."""
     for one, other in _ONE_SETTING:
         if one in given and other in given:
@@ -164,11 +160,14 @@ def _rewritten(flag: Flag, twin: Mapping[str, FlagValue], release: str) -> FlagN
 
 
 def _as_yaml(twin: Mapping[str, FlagValue]) -> str:
-    """A flag as a recipe has it."""
-    ((name, value),) = twin.items()
+    """Flags as a recipe has them."""
+    return ", ".join(f"{name}: {_value_as_yaml(value)}" for name, value in twin.items())
+
+
+def _value_as_yaml(value: FlagValue) -> str:
     if isinstance(value, tuple):
-        return f"{name}: [{', '.join(map(_quoted, value))}]"
-    return f"{name}: {_quoted(value) if not isinstance(value, Mapping) else dict(value)}"
+        return f"[{', '.join(map(_quoted, value))}]"
+    return str(dict(value)) if isinstance(value, Mapping) else _quoted(value)
 
 
 def _quoted(value: Scalar) -> str:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from composer.errors import Unplannable
+from composer.errors import NotFound, Unplannable
 from composer.models.needs import SharedMemory, needs_of, upstream_packages
 from composer.models.repository import Model, read_repository
 from composer.oci.layout import room
 from composer.releases import RELEASES
 from composer.rendering import render
-from composer.server import FLAGS_OF
 
 NAME: Final = "recipe.yaml"
 _TEMPLATE: Final = "recipe.yaml.j2"
+
+PROPOSED: Final = "24.10"
+"""The release of the newest real server that all this was tried on."""
 
 
 def write_starter(folder: Path, *, models: Path | None) -> Path:
@@ -50,7 +52,7 @@ class Starter:
     `backends` is None where not every model says yet what it needs.
     """
 
-    release: str = FLAGS_OF
+    release: str = PROPOSED
     path: str | None = None
     models: Sequence[Model] = ()
     backends: Sequence[str] | None = ("onnxruntime", "python")
@@ -67,7 +69,9 @@ class Starter:
 
 def _starter(folder: Path, path: Path) -> Starter:
     repository = read_repository(path, baked=True)
-    release = RELEASES[FLAGS_OF]
+    if repository.fault:
+        raise NotFound(f"there is no model repository {path} that can be read", hint=f"ls -ld {path}")
+    release = RELEASES[PROPOSED]
     needs = needs_of([repository], release=release)
     return Starter(
         path=os.path.relpath(path, folder),

@@ -45,7 +45,7 @@ def fetch_models(recipe: Recipe, cache: Path, way: Way) -> tuple[ModelRepository
     if not any(model.source for model in recipe.models):
         return ()
     LayoutStore.ensure(cache).close()
-    return tuple(one.repository for one in bring(recipe, into=cache / "models", way=way))
+    return bring(recipe, into=cache / "models", way=way)
 
 
 def check_models(recipe: Recipe, own: Checked, more: Sequence[ModelRepository], emit: Emit) -> Checked:

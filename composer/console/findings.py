@@ -247,14 +247,13 @@ def _junit_case(suite: Xml.Element, name: str, some: Sequence[Finding]) -> None:
 
 
 def _clean(text: str) -> str:
-    """The text without what XML cannot hold."""
+    """The text without what XML cannot hold, nor a terminal should see."""
     return "".join(each if each in "\t\n\r" or each.isprintable() else "?" for each in text)
 
 
 def github(findings: Sequence[Finding]) -> str:
     """Commands that GitHub Actions turn into annotations. Source: docs.github.com, workflow commands."""
-    text = "".join(f"{_annotation(one)}\n" for one in findings if not one.suppressed)
-    return text.encode("utf-8", "replace").decode()
+    return "".join(f"{_annotation(one)}\n" for one in findings if not one.suppressed)
 
 
 def _annotation(one: Finding) -> str:
@@ -267,4 +266,4 @@ def _annotation(one: Finding) -> str:
 
 
 def _escaped(text: str, more: str) -> str:
-    return "".join(f"%{ord(each):02X}" if each in "%\r\n" + more else each for each in text)
+    return "".join(f"%{ord(each):02X}" if each in "%\r\n" + more else each for each in _clean(text))

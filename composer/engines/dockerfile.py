@@ -7,9 +7,7 @@ so that they need not be moved again; those that were built are compressed into 
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -39,7 +37,7 @@ from composer.oci.image import (
     make_manifest,
     parse_image,
 )
-from composer.oci.layout import LayoutStore, begin_file, beside, room
+from composer.oci.layout import LayoutStore, room, temporary_folder
 from composer.oci.names import Reference
 from composer.oci.store import Store
 
@@ -124,7 +122,7 @@ def build(
     epoch: int | None,
 ) -> Built:
     """Build a folder on `base`, and read back the result, with `labels` besides its own."""
-    with _folder(kitchen.scratch) as path:
+    with temporary_folder(kitchen.scratch, "build-", mode=0o700) as path:
         with room(kitchen.scratch):
             fill(path, members, link=True)
         image_id = build_image(
@@ -142,23 +140,6 @@ def build(
             emit=kitchen.emit,
         )
     return _read_back(image_id, base, kitchen, platform, labels, epoch=epoch)
-
-
-@contextmanager
-def _folder(scratch: Path) -> Iterator[Path]:
-    """An empty folder, gone in the end. Of a process that is killed, the next one to open the cache removes it."""
-    with room(scratch):
-        scratch.mkdir(parents=True, exist_ok=True)
-        handle, file = begin_file(scratch, "build-")
-    folder = beside(file)
-    try:
-        with room(scratch):
-            folder.mkdir(mode=0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        file.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def _read_back(

@@ -37,7 +37,7 @@ from composer.models.opening import Unreadable
 from composer.models.tensorrt import PLAN, RECORD, TIMING, Gpu, Job, Record, decide, read_record, same_version, suits
 from composer.models.tensorrt_plan import read_plan
 from composer.models.tensorrt_source import WORKPLACE, Brought, Extras, Original
-from composer.oci.layout import begin_file, beside, room, write_all
+from composer.oci.layout import room, temporary_folder, write_all
 from composer.oci.steps import Lines
 from composer.oci.store import CHUNK
 from composer.recipe import Recipe
@@ -248,7 +248,10 @@ def elsewhere(name: str, plan: Path | None) -> str:
 
 def _convert(client: docker.DockerClient, job: Job, image: str, cache: Path, gpu: Gpu, named: str, emit: Emit) -> Made:
     folder = cache / PLANS / job.key(gpu)
-    with _folder(cache / "ingest") as scratch, _container(client, job, image, job.command) as container:
+    with (
+        temporary_folder(cache / "ingest", "plan-") as scratch,
+        _container(client, job, image, job.command) as container,
+    ):
         _send(container, job, emit)
         _run(container, job, named, emit)
         plan = scratch / _FILE
@@ -269,23 +272,6 @@ def _convert(client: docker.DockerClient, job: Job, image: str, cache: Path, gpu
         _keep_timing(container, job, scratch)
         _settle(scratch, folder)
     return Made(job=job, record=record, plan=folder / _FILE, before=False)
-
-
-@contextmanager
-def _folder(ingest: Path) -> Iterator[Path]:
-    """An empty folder, gone in the end. Of a process that is killed, the next one to open the cache removes it."""
-    with room(ingest):
-        ingest.mkdir(parents=True, exist_ok=True)
-        handle, file = begin_file(ingest, "plan-")
-    folder = beside(file)
-    try:
-        with room(ingest):
-            folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        file.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def _settle(scratch: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from composer.models.autoconfig import can_batch, completed, unsupported
 from composer.models.configuration import Key
 from composer.models.onnx import OnnxModel, Value
-from composer.models.schema import ModelConfig
+from composer.models.schema import ModelConfig, enum_name
 
 ModelIo = Any
 """A ModelInput or ModelOutput of Triton's: made at run time too, so its fields have no types."""
@@ -215,7 +215,7 @@ def _unknown(name: str, known: Mapping[str, Value], key: Key, kind: str) -> Diff
 
 
 def _datatype(given: ModelConfig, io: ModelIo, value: Value, key: Key, kind: str) -> Iterator[Difference]:
-    said = _enum_name(io, "data_type")
+    said = enum_name(io, "data_type") or "TYPE_INVALID"
     if said in (value.datatype, "TYPE_INVALID"):
         return
     mine = (value.datatype or "").replace("STRING", "BYTES")
@@ -332,12 +332,6 @@ def _other_dims(
         f"{_shape(shape)}) but the model configuration specifies {specified}",
         expected=spelled,
     )
-
-
-def _enum_name(message: ModelIo, name: str) -> str:
-    enum = message.DESCRIPTOR.fields_by_name[name].enum_type
-    value = enum.values_by_number.get(getattr(message, name))
-    return value.name if value else "TYPE_INVALID"
 
 
 def _shape(dims: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.events import Logged, StageFinished, StageStarted
 from composer.models.autoconfig import to_fill_in, written
 from composer.models.model_files import READERS, SUFFIXES
-from composer.models.opening import Unreadable
+from composer.models.opening import Unreadable, look_into
 from composer.models.repository import CONFIG, USUAL, Entry, Model, ModelRepository, read_repository
 from composer.models.sources import Fetched, FetchedFile, Shelf, Way, fetch
 from composer.models.sources.way import shown
@@ -28,17 +28,8 @@ _SAVED_MODEL: Final = "saved_model.pb"
 _VERSION: Final = re.compile(r"[0-9]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Brought:
-    """A model that was fetched: what came, and the repository of this one model that it makes."""
-
-    name: str
-    fetched: Fetched
-    repository: ModelRepository
-
-
-def bring(recipe: Recipe, *, into: Path, way: Way) -> tuple[Brought, ...]:
-    """Fetch all models of a recipe that have a source. `into` is the cache's folder for models.
+def bring(recipe: Recipe, *, into: Path, way: Way) -> tuple[ModelRepository, ...]:
+    """Fetch all models of a recipe that have a source: a repository of each. `into` is the cache's folder for models.
 
     Raises `RecipeError` for what makes no model, and what `fetch` raises.
     """
@@ -47,7 +38,7 @@ def bring(recipe: Recipe, *, into: Path, way: Way) -> tuple[Brought, ...]:
     )
 
 
-def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way) -> Brought:
+def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way) -> ModelRepository:
     assert model.source
     assert model.name
     way.emit(StageStarted(stage="fetch", detail=f"{model.name} from {shown(model.source)}"))
@@ -63,7 +54,7 @@ def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way)
         where = recipe.where("models", index, unfit.key)
         raise RecipeError([Problem(where=where, message=unfit.words, hint=unfit.hint)]) from unfit
     folder = _folder(placed, config, into)
-    return Brought(name=model.name, fetched=fetched, repository=_read(folder, model, config, recipe.base))
+    return _read(folder, model, config, recipe.base)
 
 
 # -- which file goes where ----------------------------------------------------------------------------------------
@@ -203,10 +194,10 @@ def _config(recipe: Recipe, model: ModelSource, placed: Placed, fetched: Fetched
 
 
 def _given(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}; or config: auto") from error
+    read = look_into(path, lambda file, _: file.read())
+    if isinstance(read, Unreadable):
+        raise NotFound(f"{path} {read.words}", hint=f"ls -l {path}; or config: auto")
+    return read
 
 
 def _written(recipe: Recipe, placed: Placed) -> str:

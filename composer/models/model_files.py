@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -72,16 +73,18 @@ def _read(path: Path) -> ModelFile:
         raise Unplannable(f"{path}: nothing is known of files of this kind", hint=f"it can be one of: {known}")
     found = reader(path)
     if isinstance(found, Unreadable):
-        raise Unplannable(f"{path}: {found.words}", hint="tricompose models lint says more")
+        hint = "tricompose models lint REPOSITORY   (says more, of a model in its folder)"
+        raise Unplannable(f"{path}: {found.words}", hint=hint)
     return found
 
 
 def alone(folder: Path) -> ModelRepository:
     """A repository of this one model. Raises `NotFound` where there is no such folder."""
+    folder = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))
     repository = read_repository(folder.parent)
     models = tuple(model for model in repository.models if model.name == folder.name)
     if not models:
-        raise NotFound(f"{folder} is no model's folder", hint=f"ls -d {folder}/*/")
+        raise NotFound(f"{folder} is no model's folder", hint=f"tricompose models ls {folder.parent}")
     return ModelRepository(path=repository.path, models=models)
 
 

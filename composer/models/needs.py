@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from composer.models.python_code import UTILS, Import, PythonCode, Unreadable, read_code
 from composer.models.repository import Entry, Model, ModelRepository
-from composer.models.schema import ModelConfig
+from composer.models.schema import enum_name
 from composer.releases import Release
 from composer.releases.book import entries as release_entries
 from composer.server import FlagValue
@@ -312,15 +312,14 @@ class SharedMemory:
     """How much of /dev/shm models take, in bytes.
 
     `at_start` is certain: each instance of each version has a region of the size that the backend is set to. `at_work`
-    is what it grows by while all are busy with batches of `max_batch_size`, for the shapes that are fixed. `unknown`
-    are tensors of no fixed size, which come on top. Measured on servers of 23.07 and 24.10: with one KiB less than
-    `at_start` none is ready; a tensor makes its region grow by its own size and one step more.
+    is what it grows by while all are busy with batches of `max_batch_size`, for the shapes that are fixed: tensors of
+    no fixed size come on top. Measured on servers of 23.07 and 24.10: with one KiB less than `at_start` none is ready;
+    a tensor makes its region grow by its own size and one step more.
     """
 
     at_start: int
     at_work: int
     instances: int
-    unknown: tuple[str, ...]
 
     @property
     def advised(self) -> int:
@@ -358,20 +357,17 @@ def shared_memory(
     """What these models take. How many GPUs there are counts for instances that run on each; not known is one."""
     region, step = default_region(server, release), growth(server, release)
     start = work = total = 0
-    unknown: list[str] = []
     for model in models:
         if not runs_python(model):
             continue
         count = instances(model, gpus=gpus) * max(len(model.served), 1)
-        sizes, open_ended = _batch_bytes(model)
         total += count
         start += count * region
-        work += count * _grown(sizes, step)
-        unknown += open_ended
-    return SharedMemory(at_start=start, at_work=work, instances=total, unknown=tuple(unknown))
+        work += count * _grown([*_batch_bytes(model)], step)
+    return SharedMemory(at_start=start, at_work=work, instances=total)
 
 
-def _grown(sizes: Iterable[int], step: int) -> int:
+def _grown(sizes: Sequence[int], step: int) -> int:
     """By how much a region grows for these tensors. Small ones find room together in what there is."""
     small = sum(size for size in sizes if size < step)
     return step * (small // step + sum(size // step + 1 for size in sizes if size >= step))
@@ -392,26 +388,15 @@ def instances(model: Model, *, gpus: int | None = None) -> int:
     return total or 1
 
 
-def enum_name(message: ModelConfig, field: str) -> str:
-    """The name of an enum's value in any message of a config: `TYPE_FP32`, `KIND_GPU`."""
-    value = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(getattr(message, field))
-    return str(value.name) if value else ""
-
-
 _BYTES: Final = {"8": 1, "16": 2, "32": 4, "64": 8, "BOOL": 1}
 
 
-def _batch_bytes(model: Model) -> tuple[list[int], list[str]]:
-    """The bytes of each tensor of one full batch, and the tensors that have no fixed size."""
-    sizes: list[int] = []
-    unknown: list[str] = []
+def _batch_bytes(model: Model) -> Iterator[int]:
+    """The bytes of each tensor of one full batch, of those that have a fixed size."""
     for tensor in (*model.config.input, *model.config.output):
         width = next((size for end, size in _BYTES.items() if enum_name(tensor, "data_type").endswith(end)), None)
-        if width is None or any(dim < 1 for dim in tensor.dims):
-            unknown.append(f"{model.name}: {tensor.name}")
-        else:
-            sizes.append(max(model.max_batch_size, 1) * prod(tensor.dims) * width)
-    return sizes, unknown
+        if width is not None and all(dim > 0 for dim in tensor.dims):
+            yield max(model.max_batch_size, 1) * prod(tensor.dims) * width
 
 
 # -- all of it ----------------------------------------------------------------------------------------------------
@@ -422,7 +407,7 @@ class Needs:
     """What models need. `backends` are by name, with the models that want each.
 
     `packages` are modules that come from elsewhere; `apt` what Debian or Ubuntu must add for them. `gpu` are the models
-    that cannot do without one, with the reason. `unresolved` are calls of models whose names cannot be told.
+    that cannot do without one, with the reason.
     """
 
     backends: Mapping[str, tuple[str, ...]]
@@ -430,8 +415,6 @@ class Needs:
     apt: tuple[str, ...]
     shared_memory: SharedMemory
     gpu: Mapping[str, str]
-    called: Mapping[str, tuple[str, ...]]
-    unresolved: tuple[str, ...]
 
     def pip(self, installed: Iterable[str] = ()) -> tuple[str, ...]:
         """What `packages.pip` lacks, given what there is already: names without versions, sorted, each once."""
@@ -454,15 +437,12 @@ def needs_of(
         for backend in backends_of(model):
             backends.setdefault(backend, []).append(model.name)
     packages = tuple(one for model in models for one in wanted_by(model, release))
-    calls = {model.name: called_by(model, release) for model in models}
     return Needs(
         backends={name: tuple(wanting) for name, wanting in sorted(backends.items())},
         packages=packages,
         apt=tuple(sorted({apt for one in packages for apt in apt_for(one.module, one.package)})),
         shared_memory=shared_memory(models, server=server or {}, release=release, gpus=gpus),
         gpu={model.name: reason for model in models if (reason := gpu_reason(model))},
-        called={name: found for name, (found, _) in calls.items() if found},
-        unresolved=tuple(name for name, (_, open_ended) in calls.items() if open_ended),
     )
 
 
@@ -471,18 +451,6 @@ def backends_of(model: Model) -> tuple[str, ...]:
     if not model.backend:
         return ()
     return (model.backend,) if model.backend == "python" or not runs_python(model) else (model.backend, "python")
-
-
-def called_by(model: Model, release: Release | None) -> tuple[tuple[str, ...], bool]:
-    """The models that a Python model calls by name, and whether it calls others whose names cannot be told."""
-    found: dict[str, None] = {}
-    unknown = False
-    for module, _ in modules_of(model, release):
-        code = code_of(module, release)
-        for call in code.calls if isinstance(code, PythonCode) else ():
-            unknown = unknown or call.models is None
-            found.update(dict.fromkeys(call.models or ()))
-    return tuple(sorted(found)), unknown
 
 
 def gpu_reason(model: Model) -> str | None:

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -65,9 +65,13 @@ LEFT_OUT: Final = frozenset(
 
 _LEFT_OUT: Final = re.compile(r".*(~|\.sw[a-p]|\.pyc|\.orig|\.rej)|\._.*|\.#.*|#.*#|\.nfs.*")
 
-Kind = Literal["file", "folder", "broken", "astray", "loop", "special", "unreadable"]
+Kind = Literal["file", "folder", "broken", "astray", "loop", "maze", "special", "unreadable"]
 """What an entry is, behind all links. `broken`: a link to nothing; `astray`: one that leads out of the repository;
-`loop`: one that leads to a folder that it is in; `special`: a pipe, a socket, a device."""
+`loop`: one that leads to a folder that it is in; `maze`: one to a folder, in folders that have too many of them behind
+links; `special`: a pipe, a socket, a device."""
+
+MOST_LINKED: Final = 1000
+"""Links to folders that are followed in what other links lead to. A few that lead to each other make millions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,30 +344,41 @@ def _read_model(root: Path, shown: Path, entry: Entry, config: str | None) -> Mo
 
 def _tree(root: Path, top: Entry) -> Iterator[Entry]:
     """Everything below a folder. What cannot be listed is an entry of its own, with the folder's path."""
-    left: list[tuple[str, Entry, tuple[Path, ...]]] = [("", top, (root,))]
+    left: list[tuple[Entry, tuple[Path, ...], bool]] = [(replace(top, path=""), (root,), top.link is not None)]
+    followed = 0
     while left:
-        path, entry, above = left.pop()
+        entry, above, linked = left.pop()
+        above = (*above, entry.source)
         try:
-            found = _look(root, (*above, entry.source), entry.source, path)
+            found = _look(root, above, entry.source, entry.path)
         except OSError:
-            yield Entry(path=path, kind="unreadable", source=entry.source)
+            yield Entry(path=entry.path, kind="unreadable", source=entry.source)
             continue
         for one in found:
+            followed += one.kind == "folder" and linked and one.link is not None
+            if followed > MOST_LINKED:
+                yield replace(one, kind="maze")
+                return
             yield one
             if one.kind == "folder":
-                left.append((one.path, one, (*above, entry.source)))
+                left.append((one, above, linked or one.link is not None))
 
 
 def _look(root: Path, above: Sequence[Path], folder: Path, path: str) -> list[Entry]:
     """What lies in a folder. `above` are the real folders that lead here, itself among them."""
     with os.scandir(folder) as found:
-        return [_entry(root, above, one, f"{path}/{one.name}".lstrip("/")) for one in found]
+        entries = [_entry(root, above, one, f"{path}/{one.name}".lstrip("/")) for one in found]
+    return [entry for entry in entries if entry is not None]
 
 
-def _entry(root: Path, above: Sequence[Path], found: os.DirEntry[str], path: str) -> Entry:
-    if found.is_symlink():
-        return _linked(root, above, Path(found.path), path)
-    return _plain(found.stat(follow_symlinks=False), Path(found.path), path, None)
+def _entry(root: Path, above: Sequence[Path], found: os.DirEntry[str], path: str) -> Entry | None:
+    """What lies there; None where it has gone since the folder was listed."""
+    try:
+        if found.is_symlink():
+            return _linked(root, above, Path(found.path), path)
+        return _plain(found.stat(follow_symlinks=False), Path(found.path), path, None)
+    except FileNotFoundError:
+        return None
 
 
 def _linked(root: Path, above: Sequence[Path], link: Path, path: str) -> Entry:
@@ -371,6 +386,8 @@ def _linked(root: Path, above: Sequence[Path], link: Path, path: str) -> Entry:
     said, real = os.readlink(link), Path(os.path.realpath(link))
     try:
         info = link.stat()
+    except PermissionError:
+        return Entry(path=path, kind="unreadable", source=real, link=said)
     except OSError:
         return Entry(path=path, kind="broken", source=real, link=said)
     if not real.is_relative_to(root):

@@ -55,6 +55,12 @@ def _enums() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(values) for name, values in _table()["enums"].items()}
 
 
+def enum_name(message: ModelConfig, field: str) -> str:
+    """The name of an enum's value in any message of a config: `TYPE_FP32`, `KIND_GPU`. "" where it has none."""
+    value = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(getattr(message, field))
+    return str(value.name) if value else ""
+
+
 @cache
 def newer_fields() -> Mapping[tuple[str, str], str]:
     """The releases that brought a field, by message and field: `("ModelInput", "optional")` came with "22.01"."""

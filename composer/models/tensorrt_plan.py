@@ -13,7 +13,6 @@ the GPU that it was built for, is not documented and not read. Not verified on p
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +32,11 @@ _MAJORS: Final = range(5, 100)
 class TensorRtPlan:
     """A plan. `version` is that of the TensorRT which wrote it, None where the header is laid out in an unknown way.
 
-    `serialization` is the number that TensorRT's own words call "Serialized Engine Version".
-
     `metadata` is not None where JSON stands before the plan, as Ultralytics exports it: TensorRT, and so the server,
     cannot read such a file; the plan begins at byte `offset` of it.
     """
 
     version: tuple[int, int, int, int] | None
-    serialization: int | None = None
     metadata: Mapping[str, Any] | None = field(default=None, hash=False)
     offset: int = 0
 
@@ -75,12 +71,11 @@ def _plan(head: bytes, metadata: Mapping[str, Any] | None, offset: int) -> Tenso
         raise Broken("garbage", 'is no TensorRT plan: "ftrt" is missing, behind the JSON too')
     if len(head) < _HEADER:
         raise Broken("truncated", f"ends in the middle, after {offset + len(head)} bytes")
-    second, serialization = struct.unpack("<II", head[4:12])
+    second = int.from_bytes(head[4:8], "little")
     version = (head[24], head[25], head[26], head[27])
     known = second == 0 and version[0] in _MAJORS
     return TensorRtPlan(
         version=version if known else None,
-        serialization=serialization if known and 0 < serialization < 1 << 16 else None,
         metadata=metadata,
         offset=offset,
     )

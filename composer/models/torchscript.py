@@ -72,7 +72,6 @@ class TorchFile:
 
     kind: str
     format: int | None = None
-    class_name: str = ""
     forward: Forward | None = None
 
 
@@ -135,7 +134,6 @@ class _Archive:
         return TorchFile(
             kind=kind,
             format=int(told[0][1]) if told[0] else None,
-            class_name=f"{module}.{name}" if name else "",
             forward=_forward(self._text(f"code/{module.replace('.', '/')}.py"), name) if name else None,
         )
 

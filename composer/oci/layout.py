@@ -478,6 +478,23 @@ def beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.d")
 
 
+@contextmanager
+def temporary_folder(place: Path, prefix: str = "", *, mode: int = 0o777) -> Iterator[Path]:
+    """An empty folder in `place`, gone in the end. That of a process that is killed goes with the next `sweep`."""
+    with room(place):
+        place.mkdir(parents=True, exist_ok=True)
+        handle, file = begin_file(place, prefix)
+    folder = beside(file)
+    try:
+        with room(place):
+            folder.mkdir(mode=mode)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
 def sweep(files: Iterable[Path]) -> None:
     """Remove files that `begin_file` made for writers that are gone: nobody holds their locks. Folders go with them."""
     for file in files:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from docker.models.containers import ContainerCollection
 
-from composer import pipeline, with_docker
+from composer import pipeline, with_tensorrt
 from composer.engines.trtexec import LABEL, Made, lay_out
 from composer.errors import BuildFailed, NotFound, TricomposeError, Unplannable
 from composer.events import Event, Logged, StageFinished, StageStarted, Transferred, Warned
@@ -277,7 +277,7 @@ def test_a_plan_is_carried_to_a_machine_without_gpu_and_docker(
         shutil.copy(bench.path / name, elsewhere)
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
     recipe = load_recipe(elsewhere / "recipe.yaml", environ={})
-    found = with_docker.plan_brought(recipe, 0, {"config": {"Env": [f"TRT_VERSION={TENSORRT}"]}})
+    found = with_tensorrt.plan_brought(recipe, 0, {"config": {"Env": [f"TRT_VERSION={TENSORRT}"]}})
     assert found is not None
     assert found.record == made.record
     conversion = recipe.models[0].convert
@@ -372,11 +372,11 @@ def test_the_repository_of_what_was_converted(bench: Bench) -> None:
     server = {"config": {"Env": [f"TRT_VERSION={TENSORRT}"]}}
     cache = bench.path / "cache"
     with pytest.raises(Unplannable, match="m was not converted yet") as raised:
-        with_docker.converted(recipe, server, cache, None)
+        with_tensorrt.converted(recipe, server, cache, None)
     assert raised.value.hint == "where the GPU is: tricompose models convert RECIPE --only m"
     (made,) = pipeline.convert(recipe, bench.place(recipe))
-    found = with_docker.converted(recipe, server, cache, None)
-    again = with_docker.converted(recipe, server, cache, lambda index: made)
+    found = with_tensorrt.converted(recipe, server, cache, None)
+    again = with_tensorrt.converted(recipe, server, cache, lambda index: made)
     assert found is not None
     assert found == again
     (model,) = found.models
@@ -387,7 +387,7 @@ def test_the_repository_of_what_was_converted(bench: Bench) -> None:
     assert (model.config.backend, model.config.max_batch_size) == ("tensorrt", 32)
     (bench.path / "own.pbtxt").write_text('backend: "tensorrt" max_batch_size: 4')
     own = bench.recipe(SHAPES, "    config: own.pbtxt\n")
-    mine = with_docker.converted(own, server, cache, None)
+    mine = with_tensorrt.converted(own, server, cache, None)
     assert mine is not None
     assert mine.models[0].config.max_batch_size == 4
     assert found.models[0].config.max_batch_size == 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,8 +14,8 @@ import pytest
 from composer import network
 from composer.errors import NotFound, Problem, RecipeError
 from composer.events import Event, Logged, StageFinished
-from composer.models.bringing import Brought, bring
-from composer.models.repository import needed_backends
+from composer.models.bringing import bring
+from composer.models.repository import ModelRepository, needed_backends
 from composer.models.sources import Way
 from composer.oci.credentials import Credentials
 from composer.oci.transports import Access
@@ -46,7 +47,7 @@ class Desk:
         text = f'triton: "24.10"\nbackends: auto\nmodels:{listed}\n'
         return parse_recipe(text, path=self.base / "recipe.yaml", environ={})
 
-    def bring(self, *models: str) -> tuple[Brought, ...]:
+    def bring(self, *models: str) -> tuple[ModelRepository, ...]:
         access = Access(
             session=lru_cache(network.session),
             credentials=Credentials(files=()),
@@ -70,9 +71,9 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def files_of(brought: Brought) -> dict[str, bytes]:
+def files_of(brought: ModelRepository) -> dict[str, bytes]:
     """What goes into an image."""
-    [model] = brought.repository.models
+    [model] = brought.models
     assert all(entry.kind in ("file", "folder") for entry in model.entries)
     found = {file.path: file.source.read_bytes() for file in model.files}
     assert {file.path: file.size for file in model.files} == {path: len(data) for path, data in found.items()}
@@ -99,8 +100,8 @@ def test_a_file_goes_where_the_server_looks_for_it(
     desk.put({name: data})
     [brought] = desk.bring(f"name: net, source: ./{name}")
     assert files_of(brought) == {placed: data}
-    assert needed_backends([brought.repository]) == (backend,)
-    [model] = brought.repository.models
+    assert needed_backends([brought]) == (backend,)
+    [model] = brought.models
     assert (model.name, model.versions, model.configured) == ("net", (1,), False)
     assert [entry.path for entry in model.model_files] == [placed.removeprefix("net/")]
 
@@ -136,7 +137,7 @@ def test_a_folder_becomes_a_model(desk: Desk, case: str) -> None:
     desk.put({f"in/{path}": data for path, data in given.items()})
     [brought] = desk.bring("name: net, source: ./in")
     assert files_of(brought) == {f"net/{path}": data for path, data in expected.items()}
-    assert brought.repository.models[0].versions, "the server wants a version even of an ensemble"
+    assert brought.models[0].versions, "the server wants a version even of an ensemble"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_file_that_is_no_model_is_refused(desk: Desk, name: str) -> None:
 def test_config_auto_writes_what_the_file_says(desk: Desk) -> None:
     desk.put({"net.onnx": ONNX})
     [brought] = desk.bring("name: net, source: ./net.onnx, config: auto")
-    [model] = brought.repository.models
+    [model] = brought.models
     assert model.configured
     assert not model.configuration.faults
     assert (model.config.name, model.config.backend, model.max_batch_size > 0) == ("net", "onnxruntime", True)
@@ -190,8 +191,15 @@ def test_a_config_of_the_user_is_taken_and_its_faults_are_said_of_it(desk: Desk)
         assert files_of(brought) == {"net/config.pbtxt": CONFIG, "net/1/model.onnx": ONNX}
     desk.put({"mine.pbtxt": b"bakend: 1\n"})
     [brought] = desk.bring("name: net, source: ./net.onnx, config: ./mine.pbtxt")
-    assert brought.repository.models[0].configuration.faults
-    assert brought.repository.models[0].configuration.path == desk.base / "mine.pbtxt"
+    assert brought.models[0].configuration.faults
+    assert brought.models[0].configuration.path == desk.base / "mine.pbtxt"
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(desk: Desk) -> None:
+    desk.put({"net.onnx": ONNX})
+    os.mkfifo(desk.base / "mine.pbtxt")
+    with pytest.raises(NotFound, match="FIFO"):
+        desk.bring("name: net, source: ./net.onnx, config: ./mine.pbtxt")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +248,7 @@ def test_a_file_that_changes_is_another_model(desk: Desk) -> None:
     desk.put({"net.onnx": ONNX})
     [third] = desk.bring("name: net, source: ./net.onnx")
     assert files_of(third) == {"net/1/model.onnx": ONNX}
-    assert third.repository.path == first.repository.path
+    assert third.path == first.path
 
 
 @pytest.fixture

@@ -435,6 +435,25 @@ def test_somebody_elses_folder_is_no_cache(tool: Tool, place: Place, what: str) 
     assert sorted((place.path / what).rglob("*")) == before
 
 
+def test_models_ls_needs_a_folder_that_can_be_read(tool: Tool, place: Place) -> None:
+    (place.path / "file").write_text("")
+    for path in ("file", "nowhere"):
+        said = tool("models", "ls", path)
+        assert said.status == 5
+        assert path in said.err
+    assert tool("init", "new", "--from-models", "/dev/null").status == 5
+
+
+def test_models_config_knows_the_folder_that_it_is_in(
+    tool: Tool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_model(place.path / "models/net", "onnxruntime")
+    monkeypatch.chdir(place.path / "models/net")
+    said = tool("models", "config", ".")
+    assert said.status == 0
+    assert 'name: "net"' in said.out
+
+
 def test_init_writes_a_recipe_for_the_models(tool: Tool, place: Place) -> None:
     put_model(place.path / "my models/first", "python")
     put_model(place.path / "my models/second", "tensorrt")

@@ -338,6 +338,32 @@ def test_nothing_to_check(tool: Tool) -> None:
     assert (said.status, "LAY001" in said.out) == (1, True)
 
 
+def test_listing_rules(tool: Tool) -> None:
+    rows = tool("models", "rules", "lay", "ONX001").out.splitlines()
+    assert {row.split()[0][:3] for row in rows[1:]} == {"LAY", "ONX"}
+    said = tool("models", "rules", "XYZ")
+    assert (said.status, "tricompose models rules" in said.err) == (5, True)
+
+
+def test_what_is_not_there_is_not_listed(tool: Tool) -> None:
+    said = tool("models", "ls", "nowhere")
+    assert (said.status, "nowhere" in said.err) == (5, True)
+
+
+def test_a_recipe_stands_alone(tool: Tool) -> None:
+    for name in ("lint", "ls"):
+        said = tool("models", name, "a.yaml", "b.yaml")
+        assert (said.status, f"hint: tricompose models {name} a.yaml" in said.err) == (2, True)
+
+
+def test_the_config_of_the_folder_that_one_is_in(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(GOOD)
+    told = tool("models", "config", "models/m").out
+    monkeypatch.chdir("models/m")
+    assert tool("models", "config", ".").out == told
+    assert tool("models", "config", ".", "--check").status == 0
+
+
 def test_an_unknown_release(tool: Tool) -> None:
     put(GOOD)
     assert tool("models", "lint", "models", "--release", "24.99").status not in (0, 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from composer.errors import RecipeError
+from composer.models import repository as repository_module
 from composer.models.lint import Case, Finding, lint, refusals
 from composer.models.repository import ModelRepository, needed_backends, read_repository
 
@@ -333,3 +334,42 @@ def test_permissions_are_kept_but_for_what_a_umask_decides(tmp_path: Path, mode:
     put(tmp_path, **OTHER)
     (tmp_path / "m/1/data").chmod(mode)
     assert [file.mode for file in survey(tmp_path).models[0].files if file.path == "m/1/data"] == [kept]
+
+
+@pytest.mark.parametrize("shape", ["each twice to the next", "each to many"])
+def test_a_maze_of_links_is_left(tmp_path: Path, shape: str) -> None:
+    """A few folders whose links lead to each other have millions of paths."""
+    put(tmp_path, **OTHER)
+    for number in range(24):
+        (tmp_path / f"m/d{number}").mkdir()
+        others = [number + 1] * (number < 23) * 2 if shape == "each twice to the next" else range(min(number, 12))
+        for name, other in enumerate(others):
+            (tmp_path / f"m/d{number}/l{name}").symlink_to(f"../d{other}")
+    repository = read_repository(tmp_path, baked=True)
+    (model,) = repository.models
+    assert [entry.kind for entry in model.entries].count("maze") == 1
+    assert len(model.entries) < 40_000
+    assert "LAY029" in {one.rule.id for one in refusals(lint([repository], Case(baked=True)))}
+
+
+def test_links_to_one_folder_are_no_maze(tmp_path: Path) -> None:
+    put(tmp_path, **OTHER)
+    for number in range(2, 1200):
+        (tmp_path / f"m/{number}").symlink_to("1")
+    (model,) = read_repository(tmp_path).models
+    assert len(model.versions) == 1199
+
+
+def test_what_vanishes_while_it_is_read_was_never_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, **OTHER)
+    (tmp_path / "m/gone").write_text("")
+    (tmp_path / "m/lost").symlink_to("gone")
+    real = repository_module._linked
+
+    def vanished(root: Path, above: tuple[Path, ...], link: Path, path: str) -> object:
+        link.unlink()
+        return real(root, above, link, path)
+
+    monkeypatch.setattr(repository_module, "_linked", vanished)
+    (model,) = read_repository(tmp_path).models
+    assert [entry.path for entry in model.entries] == ["1", "1/data", "config.pbtxt", "gone"]

@@ -189,8 +189,6 @@ def test_backends_behind_others(tmp_path: Path) -> None:
         },
     )
     assert found.backends == {"onnxruntime": ("o",), "python": ("p", "v"), "tensorrt": ("t",), "vllm": ("v",)}
-    assert found.called == {"p": ("o",)}
-    assert found.unresolved == ("p",)
     assert list(found.gpu) == ["t"]
 
 
@@ -214,7 +212,7 @@ def shared(root: Path, config: str, release: str | None = "24.10", **case: objec
 def test_shared_memory_of_instances(tmp_path: Path) -> None:
     eight = CONFIG + "instance_group [ { count: 8 kind: KIND_CPU } ]\n"
     new = shared(tmp_path, eight).shared_memory
-    assert (new.instances, new.at_start, new.at_work, new.unknown) == (8, 8 * MIB, 0, ())
+    assert (new.instances, new.at_start, new.at_work) == (8, 8 * MIB, 0)
     assert new.advised == DOCKERS
     old = shared(tmp_path, eight, "23.08").shared_memory
     assert (old.at_start, old.at_work) == (8 * 64 * MIB, 0)
@@ -245,9 +243,8 @@ def test_what_was_measured(tmp_path: Path) -> None:
     assert found.at_start + found.at_work == 11 * MIB
 
 
-def test_tensors_of_no_fixed_size_are_named(tmp_path: Path) -> None:
+def test_tensors_of_no_fixed_size_do_not_count(tmp_path: Path) -> None:
     found = shared(tmp_path, CONFIG.replace("[ 2 ]", "[ -1 ]", 1).replace("FP32", "STRING", 2)).shared_memory
-    assert found.unknown == ("p: X", "p: Y")
     assert found.at_work == 0
 
 
@@ -261,9 +258,3 @@ def test_nothing_of_python_needs_no_shared_memory(tmp_path: Path) -> None:
     put(tmp_path, {"o/1/model.onnx": ""})
     found = needs_of([read_repository(tmp_path)]).shared_memory
     assert (found.instances, found.at_start, found.advised) == (0, 0, DOCKERS)
-
-
-def test_calls_in_other_files_of_the_model_count(tmp_path: Path) -> None:
-    helper = 'import triton_python_backend_utils as pb\ndef ask():\n    pb.InferenceRequest(model_name="bert").exec()\n'
-    files = {"p/config.pbtxt": CONFIG, "p/1/model.py": "import helper\n" + CODE, "p/1/helper.py": helper}
-    assert needs(tmp_path, files).called == {"p": ("bert",)}

@@ -337,6 +337,8 @@ def test_notes() -> None:
     assert note.hint == "strict-model-config: true"
     (note,) = flag_notes({"trace-rate": 5}, "24.09")
     assert note.hint == 'trace-config: ["rate=5"]'
+    (note,) = flag_notes({"trace-config": {"level": "TIMESTAMPS", "rate": 5, "triton": {"file": "/t"}}}, "22.04")
+    assert note.hint == 'trace-level: TIMESTAMPS, trace-rate: 5, trace-file: "/t"'
     assert list(flag_notes({"strict-model-config": True}, None)) == []
 
 

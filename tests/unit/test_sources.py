@@ -28,8 +28,9 @@ from composer import network
 from composer.cache import clear, look
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Event, Transferred, Warned
+from composer.files import local_files
 from composer.models import sources
-from composer.models.sources import Fetched, Way, buckets, fetch
+from composer.models.sources import Fetched, Way, buckets, fetch, images, local
 from composer.models.sources.remote import Stream
 from composer.models.sources.way import shown
 from composer.models.sources.web import Wire
@@ -371,6 +372,39 @@ def test_what_is_here_is_used_where_it_lies(kitchen: Kitchen) -> None:
     assert kitchen.fetch(f"file://{file}").digest == found.digest
     assert sha(MODEL) in kitchen.refused(Corrupt, "net.onnx", sha(OTHER))
     assert not kitchen.into.exists()
+
+
+def maze(folder: Path) -> Path:
+    """Twenty-four folders, each with two links to the next: they have millions of paths."""
+    for number in range(24):
+        (folder / f"d{number}").mkdir(parents=True)
+        for name in ("a", "b") if number < 23 else ():
+            (folder / f"d{number}/{name}").symlink_to(f"../d{number + 1}")
+    return folder
+
+
+def deep(folder: Path) -> Path:
+    """Folders in folders, 1,200 of them, and a file at the bottom. Python's own ways to make and remove them fail."""
+    subprocess.run(["mkdir", "-p", str(folder / "/".join(["a"] * 1200))], check=True)
+    (folder / "/".join(["a"] * 1200) / "file").write_bytes(b"x")
+    return folder
+
+
+def test_a_maze_of_links_is_refused(kitchen: Kitchen) -> None:
+    maze(kitchen.base / "net")
+    assert "too many links" in kitchen.refused(NotFound, "./net")
+    with pytest.raises(OSError, match="too many links"):
+        list(local_files(kitchen.base / "net", "opt/net"))
+    with pytest.raises(Corrupt):
+        list(images._below(kitchen.base / "net", kitchen.base / "net"))
+
+
+def test_folders_may_be_deep(kitchen: Kitchen) -> None:
+    deep(kitchen.base / "net")
+    assert len([*local_files(kitchen.base / "net", "opt/net")]) == 1202
+    assert [path for path, _ in images._below(kitchen.base / "net", kitchen.base)] == ["a/" * 1200 + "file"]
+    assert [one.path for one in local.look("./net", kitchen.way()).files] == ["a/" * 1200 + "file"]
+    subprocess.run(["rm", "-rf", str(kitchen.base / "net")], check=True)
 
 
 def test_a_folder_has_the_digest_of_what_sha256sum_says(kitchen: Kitchen) -> None:

@@ -18,11 +18,9 @@ from composer.models.lint.rule import (
     rule,
 )
 from composer.models.lint.server import strict
-from composer.models.needs import (
-    enum_name,
-)
 from composer.models.python_code import Method, PythonCode, Return, Tensor
 from composer.models.repository import Model
+from composer.models.schema import enum_name
 
 _STUB: Final = "python_backend: pb_stub.cc"
 _UTILS: Final = "python_backend: triton_python_backend_utils.py, ModelConfig"

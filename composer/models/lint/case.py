@@ -10,10 +10,8 @@ from pathlib import Path
 from composer.models.configuration import Place
 from composer.models.lint.rule import Case
 from composer.models.repository import ModelRepository, read_repository
-from composer.recipe import Recipe
+from composer.recipe import CPU, Recipe
 from composer.releases import LATEST, RELEASES
-
-CPU = "cpu-only-py3"
 
 
 def case_of(recipe: Recipe) -> Case:

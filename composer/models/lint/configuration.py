@@ -189,7 +189,8 @@ def odd_character(model: Model, case: Case) -> Iterator[Found]:
     for fault in _faults(model, "non_ascii", "not_text"):
         plain = '"' if fault.name in "“”„‟″" else "'" if fault.name in "‘’‚‛" else None
         fix = f"write {plain} in its place" if plain else None
-        yield _unread(model, fault, f"the character {fault.name!a} may not stand outside of quotes", fix=fix)
+        shown = re.sub(r"\\udc(..)", r"\\x\1", ascii(fault.name))  # a byte that is no UTF-8
+        yield _unread(model, fault, f"the character {shown} may not stand outside of quotes", fix=fix)
 
 
 @_of_text("CFG008", fix="keep one of them")
@@ -270,8 +271,10 @@ def repeated_key(model: Model, case: Case) -> Iterator[Found]:
 def unreadable_config(model: Model, case: Case) -> Iterator[Found]:
     """config.pbtxt cannot be read, or is too large to be one."""
     for fault in _faults(model, "unreadable", "too_large"):
-        message = "it is too large to be a config" if fault.kind == "too_large" else fault.words
-        yield on(model.configuration.path, message, path=model.configuration.path)
+        path, large = model.configuration.path, fault.kind == "too_large"
+        message = "it is too large to be a config" if large else fault.words
+        fix = f"head -c 300 {path}   (something else may lie there)" if large else f"chmod a+r {path}"
+        yield on(path, message, fix=fix, path=path)
 
 
 @rule("CFG038", WARNING, source="seen on a real server, which writes an error and goes on", fix="save it as UTF-8")
@@ -303,6 +306,9 @@ def _replaced(configuration: Configuration, place: Place | None, new: str) -> Ed
     if place is None or configuration.text is None:
         return None
     lines = configuration.text.split("\n")
+    behind = "\n".join([lines[place.line - 1][place.column - 1 + place.length :], *lines[place.line :]])
+    if re.match(r"(?:\s|#[^\n]*)*[\"']", behind):
+        return None  # texts that stand next to each other are one
     _put(lines, place, new)
     return Edit(path=configuration.path, write="\n".join(lines).encode("utf-8", "surrogateescape"))
 
@@ -324,7 +330,9 @@ def other_name(model: Model, case: Case) -> Iterator[Found]:
     name = model.config.name
     if name and name != model.name:
         new = f'"{model.name}"'
-        edit = _replaced(model.configuration, model.configuration.place("name"), new)
+        # What is linked to has another name in its own folder, and can have but one.
+        sound = model.name.isprintable() and not re.search(r"[\"\\]", model.name) and not model.folder.is_symlink()
+        edit = _replaced(model.configuration, model.configuration.place("name"), new) if sound else None
         message = f'the folder is called "{model.name}" and the model "{name}"'
         yield at(model, "name", message=message, fix=f"name: {new}", edit=edit, name=name)
 

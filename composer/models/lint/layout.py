@@ -47,7 +47,8 @@ def no_repository(every: Repositories, case: Case) -> Iterator[Found]:
             message = "there is no such model repository"
             yield on(one.path, message, fix=f"mkdir -p {one.path}", repository=one.path)
         if one.fault == "unreadable":
-            yield on(one.path, "it cannot be read: Permission denied", fix=f"chmod -R a+rX {one.path}")
+            message = "it cannot be read: Permission denied"
+            yield on(one.path, message, fix=f"chmod -R a+rX {one.path}", repository=one.path)
 
 
 @rule_of_all(
@@ -194,15 +195,18 @@ def a_link_out_of_the_repository(every: Repositories, case: Case) -> Iterator[Fo
     fix="remove the link",
 )
 def a_link_that_leads_back(every: Repositories, case: Case) -> Iterator[Found]:
-    """A link leads back to a folder that it is in."""
-    message = "this link leads back to a folder that it is in"
+    """A link leads back to a folder that it is in, or is one of too many to folders that have links again."""
+    messages = {
+        "loop": "this link leads back to a folder that it is in",
+        "maze": "too many links lead to folders that have links to folders: the rest of this model is not looked at",
+    }
     for one in every.all:
         for entry in one.strays:
-            if entry.kind == "loop":
+            if message := messages.get(entry.kind):
                 yield on(one.path / entry.path, message, fix=f"rm {one.path / entry.path}")
         for model in one.models:
             for entry in model.entries:
-                if entry.kind == "loop":
+                if message := messages.get(entry.kind):
                     path = model.folder / entry.path
                     yield on(path, message, fix=f"rm {path}", severity=None if case.baked else WARNING)
 
@@ -414,7 +418,8 @@ def file_beside_versions(model: Model, case: Case) -> Iterator[Found]:
     else:
         fix = f"mkdir -p {target.parent} && mv {path} {target}"
         message = f"{name} must be in the folder of a version"
-        yield on(path, message, fix=fix, edit=Edit(path=path, move=target))
+        free = "1" not in model.by_path and model.by_path[name].link is None
+        yield on(path, message, fix=fix if free else None, edit=Edit(path=path, move=target) if free else None)
 
 
 @rule(
@@ -429,7 +434,9 @@ def ensemble_without_version(model: Model, case: Case) -> Iterator[Found]:
     if model.is_ensemble and not model.version_folders and not any(re.match(r"0.", name) for name in _folders(model)):
         path = model.folder / "1"
         message = "an ensemble needs the folder of a version too, though it may be empty"
-        yield on(model.folder, message, fix=f"mkdir {path}", edit=Edit(path=path, make=True))
+        free = "1" not in model.by_path
+        edit = Edit(path=path, make=True) if free else None
+        yield on(model.folder, message, fix=f"mkdir {path}" if free else None, edit=edit)
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -457,7 +464,9 @@ def misnamed_config(model: Model, case: Case) -> Iterator[Found]:
         if entry.kind == "file" and (here or (entry.name == CONFIG and entry.folder in model.version_folders)):
             path = model.folder / entry.path
             message = f"the server does not read {entry.path}, and guesses what it can"
-            yield on(path, message, fix=f"mv {path} {right}", edit=Edit(path=path, move=right))
+            free = CONFIG not in model.by_path and (entry.link is None or not entry.folder)
+            edit = Edit(path=path, move=right) if free else None
+            yield on(path, message, fix=f"mv {path} {right}" if free else None, edit=edit)
             return
 
 

@@ -12,8 +12,8 @@ from composer.models.lint.completion import Side, may_add, may_batch, may_comple
 from composer.models.lint.ensembles import members_of, near, steps_of, whole
 from composer.models.lint.files import onnx_files
 from composer.models.lint.rule import ERROR, Case, Found, Repositories, at, rule_of_all
-from composer.models.needs import enum_name
 from composer.models.repository import Model
+from composer.models.schema import enum_name
 
 _UTILS: Final = "core: ensemble_utils.cc, ValidateEnsembleConfig"
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from composer.models.lint.rule import ERROR, WARNING, Case, Found, at, on, rule
-from composer.models.needs import backends_of, enum_name
+from composer.models.needs import backends_of
 from composer.models.repository import PLATFORMS, Entry, Model
+from composer.models.schema import enum_name
 from composer.releases import absent
 
 _VLLM: Final = "vllm_backend: src/model.py"

@@ -25,7 +25,6 @@ from composer.models.needs import (
     absent_from,
     apt_for,
     code_of,
-    enum_name,
     in_stdlib,
     modules_of,
     unexplained,
@@ -34,6 +33,7 @@ from composer.models.needs import (
 )
 from composer.models.python_code import Mention, PythonCode, Unreadable
 from composer.models.repository import Entry, Model
+from composer.models.schema import enum_name
 
 _STUB: Final = "python_backend: pb_stub.cc"
 _AUTO: Final = "auto_complete_config"

@@ -9,9 +9,9 @@ from typing import Any, Final
 from composer.models.lint.files import reading
 from composer.models.lint.parameters import WANTED, unread
 from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Found, at, on, rule
-from composer.models.needs import enum_name
 from composer.models.opening import Unreadable
 from composer.models.repository import Entry, Model
+from composer.models.schema import enum_name
 from composer.models.torchscript import Argument, Forward, TorchFile, read_torch
 
 _INPUTS: Final = "pytorch_backend: libtorch.cc, ValidateInputs"

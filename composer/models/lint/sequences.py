@@ -9,9 +9,10 @@ from typing import Any, Final
 from composer.models.lint.completion import may_add
 from composer.models.lint.files import cannot_open, named, onnx_files
 from composer.models.lint.rule import ERROR, Case, Found, at, rule
-from composer.models.lint.tensors import byte_size, datatype, enum_name, shape
+from composer.models.lint.tensors import byte_size, datatype, shape
 from composer.models.onnx import OnnxModel
 from composer.models.repository import Model
+from composer.models.schema import enum_name
 
 _CONTROLS: Final = "core: model_config_utils.cc, GetBooleanSequenceControlProperties"
 _TYPED: Final = "core: model_config_utils.cc, GetTypedSequenceControlProperties"

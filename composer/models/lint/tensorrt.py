@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from composer.models.lint.completion import may_batch
 from composer.models.lint.files import reading
 from composer.models.lint.parameters import number_of, switch_of
 from composer.models.lint.rule import ERROR, WARNING, Case, Found, Severity, at, on, rule
-from composer.models.needs import enum_name
 from composer.models.opening import Unreadable
 from composer.models.repository import Entry, Model
+from composer.models.schema import enum_name
 from composer.models.tensorrt_plan import TensorRtPlan, read_plan
 from composer.server import values_of
 
@@ -27,9 +27,6 @@ AUTO, GPU = 0, 1
 
 _STRATEGY: Final = "execution_context_allocation_strategy"
 _STRATEGIES: Final = ("STATIC", "ON_PROFILE_CHANGE")
-
-Graph = Any
-"""A GraphSpec: its type is made at run time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

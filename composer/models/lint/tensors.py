@@ -14,6 +14,7 @@ from composer.models.lint.programs import codes
 from composer.models.lint.rule import ERROR, INFO, WARNING, Case, Edit, Found, at, on, rule
 from composer.models.lint.server import strict
 from composer.models.repository import Entry, Model
+from composer.models.schema import enum_name
 
 _SHAPE: Final = "core: model_config_utils.cc, ValidateIOShape"
 _INPUT: Final = "core: model_config_utils.cc, ValidateModelInput"
@@ -41,14 +42,7 @@ _MOST_ELEMENTS: Final = (1 << 63) - 1
 
 def datatype(message: Message) -> str:
     """The name of a message's `data_type`, `TYPE_FP32`; its number where that has no name."""
-    return enum_name(message, "data_type")
-
-
-def enum_name(message: Message, field: str) -> str:
-    """The name of the value of an enum; its number where that has no name."""
-    number = getattr(message, field)
-    known = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(number)
-    return str(known.name if known else number)
+    return enum_name(message, "data_type") or str(message.data_type)
 
 
 def element_count(dims: Sequence[int]) -> int:
@@ -655,7 +649,8 @@ def odd_labels(model: Model, case: Case) -> Iterator[Found]:
 def _odd(data: bytes, classes: int) -> Iterator[tuple[str, bytes | None]]:
     """What is odd about labels, and the same labels without it."""
     if b"\r" in data:
-        yield "lines end in CR LF: labels would have a CR at their end", data.replace(b"\r\n", b"\n")
+        mended = data.replace(b"\r\n", b"\n")
+        yield "lines end in CR LF: labels would have a CR at their end", mended if mended != data else None
     if data.startswith(b"\xef\xbb\xbf"):
         yield "the file begins with a byte order mark: the first label would have it", data[3:]
     lines = data.removesuffix(b"\n").split(b"\n") if data else []

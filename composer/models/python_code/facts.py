@@ -102,27 +102,15 @@ class Method:
     returns: tuple[Return, ...] = ()
     ends: bool = True
     generator: bool = False
-    coroutine: bool = False
     opaque: bool = False
     least: int = 0
     most: int | None = None
     bound: bool = False
 
     @property
-    def returns_only_none(self) -> bool:
-        """Whether it gives back None, whatever happens, or never comes back."""
-        return not self.opaque and not self.generator and all(one.kind == "none" for one in self.returns)
-
-    @property
     def only_raises(self) -> bool:
         """Whether it neither returns nor comes to its end."""
         return not self.opaque and not self.generator and not self.returns and not self.ends
-
-    @property
-    def may_return_none(self) -> bool:
-        """Whether there is a way through it that gives None."""
-        none = self.ends or any(one.kind == "none" for one in self.returns)
-        return none and not self.opaque and not self.generator
 
     def takes(self, count: int) -> bool:
         """Whether an instance's can be called with so many arguments."""

@@ -34,7 +34,6 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef, *, unsure: bool) -> Me
         returns=tuple(returns),
         ends=ends,
         generator=_yields(node),
-        coroutine=isinstance(node, ast.AsyncFunctionDef),
         opaque=opaque,
         least=required,
         most=None if arguments.vararg else own,

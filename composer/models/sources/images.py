@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
+from composer.models.repository import MOST_LINKED
 from composer.models.sources.remote import Listing, Remote, Stream, Unfold
 from composer.models.sources.way import Way
 from composer.oci.image import Descriptor, Image, Index, Manifest, parse_image, parse_manifest
@@ -110,7 +111,7 @@ def _titled(titled: Mapping[str, Descriptor], blobs: Mapping[str, Path], scratch
             continue
         room_of = scratch / str(number)
         _extract(blobs[layer.digest], room_of, title)
-        yield from _below(room_of, room_of, "")
+        yield from _below(room_of, room_of)
 
 
 def _extract(blob: Path, folder: Path, title: str) -> None:
@@ -131,21 +132,29 @@ def _modelcar(image: Image, way: Way, blobs: Mapping[str, Path], scratch: Path) 
         raise NotFound(
             f"the image has no folder /{MODELS}", hint="a modelcar has its model there: COPY model/ /models/"
         )
-    yield from _below(folder, target.resolve(), "")
+    yield from _below(folder, target.resolve())
 
 
-def _below(folder: Path, root: Path, prefix: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
+def _below(top: Path, root: Path) -> Iterator[tuple[str, Path]]:
     """All files in a folder. Links are followed within `root`."""
-    for entry in sorted(folder.iterdir()):
-        name, real = f"{prefix}{entry.name}", Path(os.path.realpath(entry))
-        if not real.is_relative_to(os.path.realpath(root)):
-            raise Corrupt(f"{name} leads out of what was fetched, to {os.readlink(entry)}", hint="put the file there")
-        if real.is_dir() and real not in above:
-            yield from _below(entry, root, f"{name}/", (*above, real))
-        elif real.is_file():
-            yield name, real
-        else:
-            raise Corrupt(f"{name} is neither a file nor a folder", hint="take it out of the image")
+    links, inside = 0, os.path.realpath(root)
+    left: list[tuple[Path, str, tuple[Path, ...]]] = [(top, "", (Path(os.path.realpath(top)),))]
+    while left:
+        folder, prefix, above = left.pop()
+        links += folder.is_symlink()
+        for entry in sorted(folder.iterdir()):
+            # Asking each time where a folder really lies takes long in deep ones.
+            name, linked = f"{prefix}{entry.name}", entry.is_symlink()
+            real = Path(os.path.realpath(entry)) if linked else above[-1] / entry.name
+            if not real.is_relative_to(inside):
+                words = f"{name} leads out of what was fetched, to {os.readlink(entry)}"
+                raise Corrupt(words, hint="put the file there")
+            if real.is_dir() and not (linked and real in above) and links <= MOST_LINKED:
+                left.append((entry, f"{name}/", (*above, real)))
+            elif real.is_file():
+                yield name, real
+            else:
+                raise Corrupt(f"{name} is neither a file nor a folder", hint="take it out of the image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

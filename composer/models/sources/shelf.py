@@ -12,14 +12,13 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from composer.oci.layout import begin_file, beside, room, sweep
+from composer.oci.layout import room, sweep, temporary_folder
 
 _READ: Final = 1 << 20
 
@@ -117,16 +116,8 @@ class Shelf:
         with room(self.folder):
             place.mkdir(parents=True, exist_ok=True)
             sweep(file for file in place.iterdir() if file.is_file())
-            handle, file = begin_file(place)
-        try:
-            folder = beside(file)
-            with room(self.folder):
-                folder.mkdir()
+        with temporary_folder(place) as folder:
             yield folder
-        finally:
-            shutil.rmtree(beside(file), ignore_errors=True)
-            file.unlink(missing_ok=True)
-            os.close(handle)
 
     def _put(self, place: Path, raw: bytes) -> None:
         with room(self.folder):

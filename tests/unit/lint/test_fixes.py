@@ -12,7 +12,7 @@ from composer.models.lint.fixes import fix
 from composer.models.lint.rule import Edit
 from composer.models.repository import read_repository
 from composer.releases import RELEASES
-from tests.judge.corpus import Files, write
+from tests.judge.corpus import Fifo, Files, Link, write
 from tests.modelfiles import onnx_identity
 
 R2410 = Case(release=RELEASES["24.10"])
@@ -65,7 +65,8 @@ def test_writing_nothing_empties(tmp_path: Path) -> None:
 
 def test_making_a_folder(tmp_path: Path) -> None:
     one = finding(Edit(path=tmp_path / "1", make=True))
-    assert fix([one, one]) == (one, one)
+    assert fix([one, one]) == (one,)
+    assert fix([one]) == (), "it is there"
     assert (tmp_path / "1").is_dir()
 
 
@@ -86,6 +87,39 @@ def test_nothing_is_moved_over_something(tmp_path: Path, there: str) -> None:
         (tmp_path / "b").symlink_to("nowhere")
     assert fix([finding(Edit(path=tmp_path / "a", move=tmp_path / "b"))]) == ()
     assert (tmp_path / "a").read_text() == "x"
+
+
+@pytest.mark.parametrize("way", ["file", "link to a folder", "link to nothing"])
+def test_nothing_is_moved_through_something_else(tmp_path: Path, way: str) -> None:
+    """A link may lead out of the repository, to what is somebody else's."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/a").write_text("x")
+    (tmp_path / "outside").mkdir()
+    if way == "file":
+        (tmp_path / "m/1").write_text("y")
+    else:
+        (tmp_path / "m/1").symlink_to("../outside" if way == "link to a folder" else "nowhere")
+    moved = finding(Edit(path=tmp_path / "m/a", move=tmp_path / "m/1/a"))
+    made = finding(Edit(path=tmp_path / "m/1", make=True))
+    assert fix([moved]) == fix([made]) == ()
+    assert (tmp_path / "m/a").read_text() == "x"
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_link_stays_in_its_folder(tmp_path: Path) -> None:
+    """What it says is counted from there."""
+    (tmp_path / "data").write_text("x")
+    (tmp_path / "a").symlink_to("data")
+    assert fix([finding(Edit(path=tmp_path / "a", move=tmp_path / "1/a"))]) == ()
+    assert len(fix([finding(Edit(path=tmp_path / "a", move=tmp_path / "b"))])) == 1
+    assert (tmp_path / "b").read_text() == "x"
+
+
+def test_nothing_is_made_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "01").mkdir()
+    moved = finding(Edit(path=tmp_path / "01", move=tmp_path / "1"))
+    made = finding(Edit(path=tmp_path / "01/1", make=True))
+    assert fix([moved, made]) == (moved,)
 
 
 def test_what_is_gone_is_not_moved(tmp_path: Path) -> None:
@@ -146,6 +180,33 @@ def test_what_is_mended(tmp_path: Path, rule: str, files: Files, after: Files) -
     again = lint([read_repository(tmp_path)], R2410)
     assert not [one for one in again if one.edit]
     assert not refusals(again)
+
+
+UNMENDED: dict[str, Files] = {
+    "a folder whose name is no text": {"\udcff/config.pbtxt": CONFIG, "\udcff/1/model.onnx": ONNX},
+    "a folder with a quote in its name": {'a"b/config.pbtxt': CONFIG, 'a"b/1/model.onnx': ONNX},
+    "one folder under two names": {**GOOD, "n": Link("m")},
+    "a name in two pieces": {**GOOD, "m/config.pbtxt": CONFIG.replace('"m"', '"x" # why\n "y"')},
+    "returns that end no line": {**GOOD, "m/labels.txt": "a\rb\n"},
+    "a file in place of a version": {
+        "m/config.pbtxt": CONFIG,
+        "m/labels.txt": "a\nb\n",
+        "m/1": "",
+        "m/model.onnx": ONNX,
+    },
+    "a link beside config.pbtxt": {"m/config.pbtxt": CONFIG, "m/x": ONNX, "m/model.onnx": Link("x")},
+    "a pipe in place of config.pbtxt": {"m/config.pbtxt": Fifo(), "m/config.txt": CONFIG, "m/1/model.onnx": ONNX},
+    "an ensemble with a file as version": {"e/config.pbtxt": 'platform: "ensemble"\n', "e/1": ""},
+}
+
+
+@pytest.mark.parametrize("what", UNMENDED)
+def test_what_cannot_be_mended_is_not_said_to_be(tmp_path: Path, what: str) -> None:
+    write(UNMENDED[what], tmp_path)
+    found = lint([read_repository(tmp_path)], R2410)
+    assert found
+    assert not [one for one in found if one.edit]
+    assert fix(found) == ()
 
 
 def test_what_a_tool_keeps_is_not_mended(tmp_path: Path) -> None:
