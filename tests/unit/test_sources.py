@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -392,8 +393,10 @@ def deep(folder: Path) -> Path:
 
 def test_a_maze_of_links_is_refused(kitchen: Kitchen) -> None:
     maze(kitchen.base / "net")
-    assert "too many links" in kitchen.refused(NotFound, "./net")
-    with pytest.raises(OSError, match="too many links"):
+    # The kernel may be the first to say so, by its own count.
+    many = re.compile("too many (links|levels of symbolic links)", re.IGNORECASE)
+    assert many.search(kitchen.refused(NotFound, "./net"))
+    with pytest.raises(OSError, match=many):
         list(local_files(kitchen.base / "net", "opt/net"))
     with pytest.raises(Corrupt):
         list(images._below(kitchen.base / "net", kitchen.base / "net"))

@@ -135,6 +135,14 @@ def _modelcar(image: Image, way: Way, blobs: Mapping[str, Path], scratch: Path) 
     yield from _below(folder, target.resolve())
 
 
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        hint = "take it out of the image"
+        raise Corrupt(f"{folder.name} cannot be listed: {error.strerror}", hint=hint) from error
+
+
 def _below(top: Path, root: Path) -> Iterator[tuple[str, Path]]:
     """All files in a folder. Links are followed within `root`."""
     links, inside = 0, os.path.realpath(root)
@@ -142,7 +150,7 @@ def _below(top: Path, root: Path) -> Iterator[tuple[str, Path]]:
     while left:
         folder, prefix, above = left.pop()
         links += folder.is_symlink()
-        for entry in sorted(folder.iterdir()):
+        for entry in _listed(folder):
             # Asking each time where a folder really lies takes long in deep ones.
             name, linked = f"{prefix}{entry.name}", entry.is_symlink()
             real = Path(os.path.realpath(entry)) if linked else above[-1] / entry.name
