@@ -32,6 +32,11 @@ LONG = (
 """The modules that take longest, the longest first."""
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no names: archives hold the time that they were made, and both lanes must call each test the same."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest module first, then the quick ones, then the rest from long to short.
 

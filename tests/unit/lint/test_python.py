@@ -280,7 +280,7 @@ def archive(*names: str, packed: bool = True) -> bytes:
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for name in names:
             tar.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
-    return gzip.compress(stream.getvalue()) if packed else stream.getvalue()
+    return gzip.compress(stream.getvalue(), mtime=0) if packed else stream.getvalue()
 
 
 INNER = parameter("EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY/env.tar.gz")
