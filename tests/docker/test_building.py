@@ -463,8 +463,8 @@ def test_an_image_of_a_private_registry_is_pulled_with_its_credentials(
         made(engine, context, text, classic=classic, credentials=known, emit=events.append)
         assert f"pulling {name}" in printed(events)
         assert "here" in printed(events)
+        # Of a layer that is there at once the engine may tell nothing: its progress comes at intervals.
         moved = [event for event in events if isinstance(event, Transferred) and event.title == "layer"]
-        assert moved
         assert all(0 <= event.done <= event.total for event in moved)
         assert moved[-1].done == moved[-1].total
         events.clear()
