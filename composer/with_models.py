@@ -14,6 +14,7 @@ from composer.inventory import Inventory
 from composer.models.bringing import bring
 from composer.models.lint import Finding, lint, refusals
 from composer.models.lint.case import case_of, ignored_by, repositories_of
+from composer.models.needs import programs
 from composer.models.repository import ModelRepository, is_left_out
 from composer.models.sources.way import Way
 from composer.oci.layout import LayoutStore
@@ -33,11 +34,16 @@ def read_models(recipe: Recipe) -> Checked:
     """The repositories that lie on this machine.
 
     Raises `RecipeError` for what the server would refuse in them, so that nothing is fetched, converted or asked of a
-    registry before. Ensembles are judged later: they may be made of models that are fetched or converted.
+    registry before. What names other models is judged later, where some are still to be fetched or converted.
     """
     checked = _checked(recipe, repositories_of(recipe))
-    _refuse(one for one in checked.findings if not one.rule.id.startswith("ENS"))
+    later = NAMING if any(model.path is None for model in recipe.models) else ()
+    _refuse(one for one in checked.findings if not one.rule.id.startswith(later))
     return checked
+
+
+NAMING: Final = ("ENS", "SRV")
+"""The rules that look for models by their names begin so: steps of ensembles, calls of programs, `load-model`."""
 
 
 def fetch_models(recipe: Recipe, cache: Path, way: Way) -> tuple[ModelRepository, ...]:
@@ -65,6 +71,8 @@ def check_imports(
 
     Raises `RecipeError` where a model would not load, if every layer is known; else it is only said.
     """
+    if not any(programs(model) for repository in repositories for model in repository.models):
+        return
     tree = inventory.tree()
     whole = not inventory.unread() and not recipe.steps and not recipe.packages.apt
     case = replace(case_of(recipe), modules=_modules([*_packages(tree), *added]), all_packages=whole)
