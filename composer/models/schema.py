@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from composer.protobuf import Messages, make_pool, read_messages
+
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
-    from google.protobuf.descriptor_pb2 import (
-        DescriptorProto,
-        EnumDescriptorProto,
-        FieldDescriptorProto,
-        FileDescriptorProto,
-    )
 
 PACKAGE: Final = "inference"
 """The package that Triton has its messages in: error messages name them by it."""
 
 ModelConfig = Any
 """A message of the type that `model_config` describes. It is made at run time, so its fields have no types."""
-
-_MAP: Final = re.compile(r"map<(\w+), ([\w.]+)>")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Field:
-    """A field as the table has it."""
-
-    type: str
-    oneof: str | None = None
-    since: str | None = None
 
 
 @cache
@@ -43,12 +26,8 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
 
 
 @cache
-def _messages() -> Mapping[str, Mapping[str, _Field]]:
-    return {
-        name: {field: _Field(**said) if isinstance(said, dict) else _Field(type=said) for field, said in fields.items()}
-        for name, fields in _table().items()
-        if name != "enums"
-    }
+def _messages() -> Messages:
+    return read_messages({name: fields for name, fields in _table().items() if name != "enums"})
 
 
 def _enums() -> Mapping[str, tuple[str, ...]]:
@@ -97,11 +76,8 @@ def all_values() -> tuple[str, ...]:
 @cache
 def model_config() -> Descriptor:
     """The descriptor of ModelConfig, which knows all the others."""
-    from google.protobuf import descriptor_pool
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(_file())
-    return pool.FindMessageTypeByName(f"{PACKAGE}.ModelConfig")
+    enums = {name: [value.partition(" ")[0] for value in values] for name, values in _enums().items()}
+    return make_pool("model_config.proto", PACKAGE, _messages(), enums).FindMessageTypeByName(f"{PACKAGE}.ModelConfig")
 
 
 def new_config() -> ModelConfig:
@@ -109,75 +85,3 @@ def new_config() -> ModelConfig:
     from google.protobuf import message_factory
 
     return message_factory.GetMessageClass(model_config())()
-
-
-def _file() -> FileDescriptorProto:
-    from google.protobuf import descriptor_pb2
-
-    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package=PACKAGE, syntax="proto3")
-    made: dict[str, DescriptorProto] = {}
-    for name, fields in _messages().items():
-        outer, _, own = name.rpartition(".")
-        made[name] = (made[outer].nested_type if outer else file.message_type).add(name=own)
-        for number, (field, said) in enumerate(fields.items(), 1):
-            _add_field(made[name], field, number, said)
-    for name, values in _enums().items():
-        outer, _, own = name.rpartition(".")
-        _add_enum((made[outer] if outer else file).enum_type.add(name=own), values)
-    return file
-
-
-def _add_enum(enum: EnumDescriptorProto, values: tuple[str, ...]) -> None:
-    for number, value in enumerate(values):
-        enum.value.add(name=value.partition(" ")[0], number=number)
-
-
-def _add_field(message: DescriptorProto, name: str, number: int, said: _Field) -> None:
-    repeated = said.type.startswith("repeated ")
-    kind = said.type.removeprefix("repeated ")
-    if found := _MAP.fullmatch(kind):
-        kind, repeated = _add_map_entry(message, name, *found.groups()), True
-    field = message.field.add(name=name, number=number, label=3 if repeated else 1)
-    _set_type(field, kind)
-    if said.oneof:
-        field.oneof_index = _oneof(message, said.oneof)
-
-
-def _add_map_entry(message: DescriptorProto, name: str, key: str, value: str) -> str:
-    """Add the message that protobuf makes of a map's entries, and say its name."""
-    entry = message.nested_type.add(name="".join(word.capitalize() for word in name.split("_")) + "Entry")
-    entry.options.map_entry = True
-    for number, (part, kind) in enumerate((("key", key), ("value", value)), 1):
-        _set_type(entry.field.add(name=part, number=number, label=1), kind)
-    return f"+{entry.name}"
-
-
-def _oneof(message: DescriptorProto, name: str) -> int:
-    names = [oneof.name for oneof in message.oneof_decl]
-    if name not in names:
-        message.oneof_decl.add(name=name)
-        names.append(name)
-    return names.index(name)
-
-
-def _set_type(field: FieldDescriptorProto, kind: str) -> None:
-    if kind.startswith("+"):
-        field.type_name = kind[1:]
-    elif kind in _SCALARS:
-        field.type = _SCALARS[kind]  # type: ignore[assignment]  # a number is what it is
-    else:
-        field.type_name = f".{PACKAGE}.{kind}"
-
-
-_SCALARS: Final = {
-    "double": 1,
-    "float": 2,
-    "int64": 3,
-    "uint64": 4,
-    "int32": 5,
-    "bool": 8,
-    "string": 9,
-    "bytes": 12,
-    "uint32": 13,
-}
-"""The numbers that protobuf has for them. Source: descriptor.proto, FieldDescriptorProto.Type."""
