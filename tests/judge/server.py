@@ -28,6 +28,21 @@ WHEELS = {
 }
 """The wheel that holds the server of each release that can judge: 2.51.0 and 2.36.0."""
 RELEASES = tuple(WHEELS)
+OLDER = {
+    release: Wheel("nvidia-pytriton", version, digest)
+    for release, version, digest in (
+        ("24.09", "0.5.12", "a44e099c6c4a77bdef94632591077f8217f6996571daeab77430c0aa5dca515c"),
+        ("24.07", "0.5.10", "0c08d905d25ad71e887864625ec9e2692e6cb4a746c32c93e332e5c8476bc669"),
+        ("24.05", "0.5.8", "cd3cdfb704db3a01f857adc97fea77d5413c9f9e89f9b7add91c9d16a0bec7f8"),
+        ("24.03", "0.5.6", "6403e65c2bbab0ab2fe2b737ad612e2b88f3edf20d41aadd1d544ffb309a701c"),
+        ("24.02", "0.5.3", "2530bbd0ce56b86cb59efa64493d62f3a0f4f203d1b94179759a55955fd5b5c8"),
+        ("24.01", "0.5.2", "810531f752f7bdc4308b8821056ce2d5a456e6cb62966f2e07f65cff0053e42a"),
+        ("23.12", "0.5.0", "f46a3c03fb0893948f57c1d5470998a6f403f2c8036d7af944c817a8fba31a46"),
+        ("23.10", "0.4.2", "8f79e8bda28961a49d5c64474c17664e10b1bb08018b7ee7bcbd81bcff86e266"),
+        ("23.04", "0.2.5", "81be71e56050141956f975268be05c709bc2438df45fd85c455af3f174cf9833"),
+    )
+}
+"""More servers, whose logs are recorded: 2.50.0 down to 2.33.0. The last has no Python of this machine's."""
 
 SERVER = Path("pytriton/tritonserver")
 PYTHON = Path("/usr/bin/python3.11")
@@ -93,16 +108,18 @@ def prepared(release: str, cache: Path = CACHE) -> Iterator[Server]:
 
 
 def _server(release: str, cache: Path) -> Path:
-    if release not in WHEELS:
-        raise UpstreamError(f"no server of {release} is known here: {', '.join(WHEELS)}")
-    wheel = WHEELS[release]
+    known = WHEELS | OLDER
+    if release not in known:
+        raise UpstreamError(f"no server of {release} is known here: {', '.join(known)}")
+    wheel = known[release]
     place = cache / "judge" / f"{release}-{wheel.sha256[:12]}"
     if not place.exists():
         with workspace(cache) as work:
             _unpack(fetch_wheel(wheel, cache), work / "server")
             server = work / "server" / SERVER
             stub = server / "python_backend_stubs/3.11/triton_python_backend_stub"
-            shutil.copyfile(stub, server / "backends/python/triton_python_backend_stub")
+            if stub.exists():
+                shutil.copyfile(stub, server / "backends/python/triton_python_backend_stub")
             for program in ("bin/tritonserver", "backends/python/triton_python_backend_stub"):
                 (server / program).chmod(0o755)
             _settle(work / "server", place)
