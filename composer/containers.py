@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import docker
 from docker.errors import NotFound
 from docker.models.containers import Container
+
+from composer.interruptions import shielded
 
 
 @contextmanager
@@ -18,12 +19,12 @@ def temporary_container(client: docker.DockerClient, settings: Mapping[str, Any]
 
     Raises what docker-py raises.
     """
-    # An engine that was asked makes the container, whoever has been interrupted meanwhile: wait, then remove it.
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(client.containers.create, **settings)
+    # An engine that was asked makes the container, whoever has been interrupted meanwhile: hear it out, then remove it.
+    with shielded() as shield:
+        container = client.containers.create(**settings)
         try:
-            yield asked.result()
+            with shield.lowered():
+                yield container
         finally:
-            if asked.exception() is None:
-                with suppress(NotFound):
-                    asked.result().remove(force=True, v=True)
+            with suppress(NotFound):
+                container.remove(force=True, v=True)

@@ -1,9 +1,13 @@
-"""Start a server from an image, wherever the user can: in Docker, or in namespaces of our own without it."""
+"""Start a server from an image, wherever the user can: in Docker, or in namespaces of our own without it.
+
+Or take one that runs already, elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from composer.errors import NotFound, Unplannable
@@ -20,17 +24,22 @@ class Running(Protocol):
 
     @property
     def http(self) -> str:
-        """Where HTTP is answered: `http://127.0.0.1:PORT`."""
+        """Where HTTP is answered: `http://127.0.0.1:PORT`; of a server elsewhere `https://...` too."""
         ...
 
     @property
     def grpc(self) -> str:
-        """Where gRPC is answered: `127.0.0.1:PORT`."""
+        """Where gRPC is answered: `127.0.0.1:PORT`. Empty where that is not known."""
         ...
 
     @property
     def metrics(self) -> str:
-        """Where Prometheus metrics are: `http://127.0.0.1:PORT/metrics`."""
+        """Where Prometheus metrics are: `http://127.0.0.1:PORT/metrics`. Empty where that is not known."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What it runs in, with its version: `docker 20.10.24`, `rootfs`, `remote`."""
         ...
 
     def logs(self) -> str:
@@ -41,8 +50,12 @@ class Running(Protocol):
         """None while it lives; 128 + signal if a signal ended it."""
         ...
 
+    def pids(self) -> Sequence[int]:
+        """The numbers that the server's processes have on this machine, outside of its container."""
+        ...
+
     def stop(self) -> None:
-        """Ask it to end, and make it end if it does not. Harmless where it has ended."""
+        """Ask it to end, and make it end if it does not: see `ending`. Harmless where it has ended."""
         ...
 
 
@@ -56,12 +69,20 @@ class Runner(Protocol):
         ...
 
     def start(
-        self, image: Image, store: Store, run: Run, *, emit: Emit, ports: Mapping[str, int] | None = None
+        self,
+        image: Image,
+        store: Store,
+        run: Run,
+        *,
+        emit: Emit,
+        ports: Mapping[str, int] | None = None,
+        base: Path = Path(),
     ) -> AbstractContextManager[Running]:
         """Start what the image starts. At the end of the context nothing of it is left on this machine.
 
         `ports` (by `http`, `grpc`, `metrics`) are the ports of 127.0.0.1 to answer on; without them free ones are
-        taken. Raises `Unplannable`, `Corrupt`, `NoRoom`, `Unreachable`.
+        taken. Paths in `run` start from `base`. What an earlier run has left that was killed is removed first.
+        Raises `NotFound`, `Unplannable`, `Corrupt`, `NoRoom`, `Unreachable`.
         """
         ...
 
@@ -78,17 +99,25 @@ def _rootfs() -> Runner:
     return RootfsRunner()
 
 
+def _remote(name: str) -> Runner:
+    from composer.runners.remote import RemoteRunner
+
+    return RemoteRunner(name)
+
+
 RUNNERS: Final[Mapping[str, Callable[[], Runner]]] = {"docker": _docker, "rootfs": _rootfs}
-"""Every way to start a server, the one to be preferred first."""
+"""Every way to start a server, the one to be preferred first. `remote:HOST` is a name of its own for every server."""
 
 
 def pick(name: str) -> Runner:
-    """The runner of that name, or for `auto` the first that can be used here.
+    """The runner of that name, or for `auto` the first that can be used here; `remote:...` is a server that runs.
 
     Raises `NotFound` for a name that there is not, and `Unplannable` with every reason where none can be used.
     """
+    if name.startswith("remote"):
+        return _remote(name)
     if name != "auto" and name not in RUNNERS:
-        raise NotFound(f"there is no runner {name!r}", hint=f"one of: auto, {', '.join(RUNNERS)}")
+        raise NotFound(f"there is no runner {name!r}", hint=f"one of: auto, {', '.join(RUNNERS)}, remote:HOST")
     refusals = []
     for candidate in RUNNERS if name == "auto" else (name,):
         runner = RUNNERS[candidate]()

@@ -6,26 +6,33 @@ Source of the calls: the Docker Engine API 1.41.
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import docker
 import requests
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
+from docker.types import DeviceRequest, Mount, Ulimit
 
 from composer.containers import temporary_container
+from composer.diagnosis import of_engine
 from composer.errors import CheckFailed, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged
+from composer.interruptions import Shield, shielded
 from composer.oci.daemon import DaemonTarget, Engine
 from composer.oci.image import Image
 from composer.oci.names import Reference
 from composer.oci.store import Store
 from composer.runners import ports as port_rules
+from composer.runners.ending import asked_to_end
+from composer.runners.mounts import Mounted, mounted
+from composer.runners.owner import is_gone, ourselves
 
 if TYPE_CHECKING:
     from composer.recipe import Run
@@ -36,21 +43,18 @@ PLACE: Final = "tricompose-validate"
 LABEL: Final = "tricompose.validate"
 """The label of containers that we started."""
 
-GRACE: Final = 10
-"""Seconds from SIGTERM to SIGKILL: Triton unloads its models meanwhile."""
+_KILLED: Final = 137
+"""The exit status of what SIGKILL has ended."""
+
+_KILLING: Final = 10
+"""Seconds until a container that was killed has ended."""
 
 _JOBS: Final = 4
-_TOOLKIT: Final = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
-_MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
-    "could not select device driver": (
-        "Docker cannot give the container a GPU: the NVIDIA Container Toolkit is not set up",
-        f"install nvidia-container-toolkit, then: {_TOOLKIT}",
-    ),
-    "nvidia-container-cli": ("the NVIDIA driver cannot be brought into the container", "nvidia-smi"),
-    "port is already allocated": ("a port that the recipe wants is taken", "docker ps"),
-    "address already in use": ("a port that the recipe wants is taken", "ss -ltnp"),
-}
-"""What engines say, what it means, and what to do."""
+_OF_THE_IMAGE: Final = ("program-not-in-image", "program-not-executable", "image-of-another-platform")
+"""Classes of failure that are the image's own. Of all others it is this machine that cannot start it."""
+
+_T = TypeVar("_T")
+_NO_NETWORK: Final = re.compile(r"network (\S+) not found")
 
 
 class DockerRunner:
@@ -74,18 +78,30 @@ class DockerRunner:
 
     @contextmanager
     def start(
-        self, image: Image, store: Store, run: Run, *, emit: Emit, ports: Mapping[str, int] | None = None
+        self,
+        image: Image,
+        store: Store,
+        run: Run,
+        *,
+        emit: Emit,
+        ports: Mapping[str, int] | None = None,
+        base: Path = Path(),
     ) -> Iterator[_Server]:
         """See `Runner.start`. Raises `CheckFailed` if the engine cannot start what the image names as its command."""
-        inner = port_rules.listened(port_rules.command_of(image))
-        published = {f"{port}/tcp": (port_rules.HOST, (ports or {}).get(name)) for name, port in inner.items()}
-        with ExitStack() as stack:
+        given = mounted(run, base)
+        with shielded() as shield, ExitStack() as stack:
+            inner, network = _network(image, run, ports, stack)
             client = docker.from_env()
             stack.callback(client.close)
-            name = _put(image, store, client, stack, emit)
-            settings = {"image": name, "shm_size": run.shm_size, "ports": published, "labels": {LABEL: name}}
+            with _explained():
+                _sweep(client, emit)
+            name = _put(image, store, client, stack, shield, emit)
+            settings = {"image": name, "labels": {LABEL: name}, **network, **_options(run, given)}
             container = _started(client, settings, run, stack, emit)
-            yield _running(container, inner)
+            server = _running(container, inner, published="ports" in network, engine=_version(client))
+            stack.callback(server.ask_to_stop)
+            with shield.lowered():
+                yield server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,32 +111,113 @@ class _Server:
     http: str
     grpc: str
     metrics: str
+    engine: str
     container: Container
 
     def logs(self) -> str:
         with _explained():
-            return str(self.container.logs().decode(errors="replace"))
+            try:
+                return str(self.container.logs().decode(errors="replace"))
+            except NotFound:
+                return ""
 
     def exit_code(self) -> int | None:
         with _explained():
-            self.container.reload()
+            try:
+                self.container.reload()
+            except NotFound:  # somebody has removed it
+                return _KILLED
             state = self.container.attrs["State"]
         return int(state["ExitCode"]) if state["Status"] in ("exited", "dead") else None
 
-    def stop(self) -> None:
+    def pids(self) -> Sequence[int]:
         with _explained():
-            self.container.stop(timeout=GRACE)
+            try:
+                shown = self.container.top()
+            except APIError as error:
+                return _unless_over(error, ())
+            column = shown["Titles"].index("PID")
+            return [int(row[column]) for row in shown["Processes"]]
+
+    def stop(self) -> None:
+        if not self.ask_to_stop():
+            with _explained():
+                try:
+                    self.container.kill()
+                    self.container.wait(timeout=_KILLING)
+                except APIError as error:
+                    _unless_over(error, None)
+
+    def ask_to_stop(self) -> bool:
+        """The part of `stop` that is gentle, for a container that is removed next. False if it goes on."""
+        with _explained():
+            try:
+                return asked_to_end(self, lambda: self.container.kill("SIGTERM"))
+            except APIError as error:
+                return _unless_over(error, other=True)
 
 
-def _put(image: Image, store: Store, client: docker.DockerClient, stack: ExitStack, emit: Emit) -> str:
+def _unless_over(error: APIError, other: _T) -> _T:
+    """`other` where an error says no more than that the container has ended, or is gone."""
+    if error.status_code not in (404, 409):
+        raise error
+    return other
+
+
+# -- what the engine is told --------------------------------------------------------------------------------------
+
+
+def _network(
+    image: Image, run: Run, ports: Mapping[str, int] | None, stack: ExitStack
+) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    """The ports at which the server is found, and what makes it so."""
+    command = port_rules.command_of(image)
+    if run.network == "none":
+        raise Unplannable("a server without a network cannot be asked anything", hint="leave out run.network")
+    if run.network == "host":
+        # No engine can publish a port there: as without Docker, the server is told where to listen.
+        words, chosen = stack.enter_context(port_rules.placed(command, ports))
+        entrypoint = (image.config.get("config") or {}).get("Entrypoint") or ()
+        return chosen, {"network_mode": "host", "command": words[len(entrypoint) :]}
+    inner = port_rules.listened(command)
+    published = {f"{port}/tcp": (port_rules.HOST, (ports or {}).get(name)) for name, port in inner.items()}
+    return inner, {"ports": published} | ({"network": run.network} if run.network else {})
+
+
+def _options(run: Run, given: Sequence[Mounted]) -> Mapping[str, Any]:
+    """The rest of `run:` but for the GPUs."""
+    return {
+        "shm_size": run.shm_size,
+        "environment": dict(run.env),
+        "extra_hosts": dict(run.extra_hosts),
+        "ulimits": [Ulimit(name=name, soft=one.soft, hard=one.hard) for name, one in run.ulimits.items()],
+        "mounts": [Mount(one.target, one.source, type="bind", read_only=one.read_only) for one in given],
+    }
+
+
+def _put(image: Image, store: Store, client: docker.DockerClient, stack: ExitStack, shield: Shield, emit: Emit) -> str:
     """Give the engine the image for as long as `stack` lasts. Returns what it is called there."""
-    tag = secrets.token_hex(6)
+    tag = "-".join(part for part in (ourselves(), secrets.token_hex(6)) if part)
     name = f"{PLACE}:{tag}"
     target = DaemonTarget(Reference(transport="docker-daemon", place=PLACE, tag=tag))
     stack.callback(target.close)
     stack.callback(_forget, client, name)
-    target.receive(store, image.manifest.descriptor, tag, emit=emit, jobs=_JOBS)
+    with shield.lowered():
+        target.receive(store, image.manifest.descriptor, tag, emit=emit, jobs=_JOBS)
     return name
+
+
+def _sweep(client: docker.DockerClient, emit: Emit) -> None:
+    """Remove what a run has left that was killed: its mark is in the name of the image, and so on the container."""
+    for found in client.api.containers(all=True, filters={"label": LABEL}):
+        if is_gone(found["Labels"][LABEL]):
+            emit(Logged(text=f"removing the container of a run that was killed: {found['Id'][:12]}", source="docker"))
+            with suppress(NotFound):
+                client.api.remove_container(found["Id"], force=True, v=True)
+    for name in (name for found in client.api.images(PLACE) for name in found["RepoTags"] or ()):
+        if is_gone(name):
+            with suppress(NotFound):
+                client.api.remove_image(name)
 
 
 def _started(
@@ -138,9 +235,11 @@ def _started(
 
 
 def _launched(client: docker.DockerClient, settings: Mapping[str, Any], stack: ExitStack) -> Container:
-    with _explained():
-        container = stack.enter_context(temporary_container(client, settings))
+    """A container that was started and lasts as long as `stack`. One that cannot be started is gone at once."""
+    with _explained(), ExitStack() as attempt:
+        container = attempt.enter_context(temporary_container(client, settings))
         container.start()
+        stack.push(attempt.pop_all())
     return container
 
 
@@ -156,19 +255,28 @@ def _gpus(run: Run) -> list[DeviceRequest]:
     return [DeviceRequest(capabilities=[["gpu"]], **wanted)]
 
 
-def _running(container: Container, inner: Mapping[str, int]) -> _Server:
-    """Where the engine has published the ports."""
+def _running(container: Container, inner: Mapping[str, int], *, published: bool, engine: str) -> _Server:
+    """Where the engine has published the ports, or on the host's network has left them."""
     with _explained():
         container.reload()
         # A container that has ended already has no ports; its exit status says the rest.
-        published = container.attrs["NetworkSettings"]["Ports"] or {}
+        bound = container.attrs["NetworkSettings"]["Ports"] or {}
     at = {}
     for name, port in inner.items():
-        bindings = published.get(f"{port}/tcp") or [{"HostPort": "0"}]
-        at[name] = f"{port_rules.HOST}:{bindings[0]['HostPort']}"
+        bindings = bound.get(f"{port}/tcp") or [{"HostPort": "0"}]
+        at[name] = f"{port_rules.HOST}:{bindings[0]['HostPort'] if published else port}"
     return _Server(
-        http=f"http://{at['http']}", grpc=at["grpc"], metrics=f"http://{at['metrics']}/metrics", container=container
+        http=f"http://{at['http']}",
+        grpc=at["grpc"],
+        metrics=f"http://{at['metrics']}/metrics",
+        engine=engine,
+        container=container,
     )
+
+
+def _version(client: docker.DockerClient) -> str:
+    with _explained():
+        return f"docker {client.version()['Version']}"
 
 
 def _forget(client: docker.DockerClient, name: str) -> None:
@@ -178,7 +286,7 @@ def _forget(client: docker.DockerClient, name: str) -> None:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what the engine's errors mean."""
+    """Say what the engine's errors mean, as far as they are known."""
     try:
         yield
     except APIError as error:
@@ -188,7 +296,11 @@ def _explained() -> Iterator[None]:
 
 
 def _meaning(words: str) -> TricomposeError:
-    for sign, (message, hint) in _MEANINGS.items():
-        if sign in words:
-            return Unplannable(f"{message} (Docker says: {words})", hint=hint)
-    return CheckFailed(f"Docker cannot start the image: {words}", hint="docker info")
+    if missing := _NO_NETWORK.search(words):
+        message = f"Docker has no network {missing[1]}, which run.network names"
+        return Unplannable(message, hint=f"docker network create {missing[1]}")
+    found = of_engine(words)
+    if not found:
+        return CheckFailed(f"Docker cannot start the image: {words}", hint="docker info")
+    kind = CheckFailed if found.id in _OF_THE_IMAGE else Unplannable
+    return kind(f"{found.title} (Docker says: {words})", hint=found.fix)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -23,8 +24,14 @@ from typing import Any, Final, NoReturn
 FAILED: Final = 125
 """The exit status when the container could not be made, as of `docker run`."""
 
+KILL: Final = signal.SIGUSR1
+"""Sent to us it is SIGKILL for the container: all of its processes are gone by the time that we exit."""
+
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID = 0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _MOVE, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 8192, 16384, 1 << 18
+_LOCKED: Final = _NOSUID | _NODEV | _NOEXEC
+"""What a user namespace may not take from a mount. They are the same numbers in statvfs(3)."""
+
 _DETACH: Final = 2
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 24, 38
 
@@ -66,10 +73,12 @@ def _give_up(error: OSError) -> NoReturn:
 
 
 def _forward_signals(child: int) -> None:
-    def forward(number: int, frame: FrameType | None) -> None:
-        os.kill(child, number)
+    """What we are sent is for the command. To kill it, and be told when all of its processes are gone, is SIGUSR1."""
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def forward(number: int, frame: FrameType | None) -> None:
+        os.kill(child, signal.SIGKILL if number == KILL else number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, KILL):
         signal.signal(number, forward)
 
 
@@ -91,11 +100,16 @@ def _first_process(spec: Mapping[str, Any]) -> NoReturn:
         _die_with_parent()
         socket.sethostname(spec["hostname"])
         network = {path: _content(path) for path in _NETWORK_FILES}
+        network["/etc/hosts"] += "".join(f"\n{at}\t{name}" for name, at in spec["hosts"].items()).encode() + b"\n"
         _mount_all(spec["root"], spec["shm_size"])
+        brought = [_bring(mount, f"{spec['root']}{_stage(number)}") for number, mount in enumerate(spec["mounts"])]
         _enter(spec["root"])
         for path, content in network.items():
             _replace(path, content)
+        for number, (mount, flags) in enumerate(zip(spec["mounts"], brought, strict=True)):
+            _place(_stage(number), mount, flags)
         os.makedirs(spec["workdir"], exist_ok=True)
+        _limit(spec["limits"])
         _become(spec["uid"], spec["gid"], spec["groups"])
         os.chdir(spec["workdir"])
         _forget_python()
@@ -140,6 +154,37 @@ def _devices(folder: str) -> None:
     os.mkdir(f"{folder}/shm")
 
 
+def _stage(number: int) -> str:
+    """Where a mount waits: in our own /dev, as the image's paths mean something else before its root is ours."""
+    return f"/dev/.mount-{number}"
+
+
+def _bring(mount: Mapping[str, Any], stage: str) -> int:
+    """Have a file or folder of the host at `stage`. Returns the flags that its own file system is mounted with."""
+    _make_point(stage, folder=os.path.isdir(mount["source"]))
+    _mount(mount["source"], stage, "", _BIND | _REC)
+    return os.statvfs(mount["source"]).f_flag & _LOCKED
+
+
+def _place(stage: str, mount: Mapping[str, Any], flags: int) -> None:
+    """Move it from there to where the image shall have it. Links on the way lead where the image says."""
+    target, folder = mount["target"], os.path.isdir(stage)
+    if not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _make_point(target, folder=folder)
+    _mount(stage, target, "", _MOVE)
+    if mount["read_only"]:
+        _mount("none", target, "", _BIND | _REMOUNT | _RDONLY | flags)
+    (os.rmdir if folder else os.unlink)(stage)
+
+
+def _make_point(path: str, *, folder: bool) -> None:
+    if folder:
+        os.mkdir(path)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+
+
 def _enter(root: str) -> None:
     """Make `root` the root, and let go of the host's: the new one is put over the old one, which is then lifted off."""
     os.chdir(root)
@@ -161,6 +206,11 @@ def _replace(path: str, content: bytes) -> None:
             os.unlink(path)
         with open(path, "wb") as file:
             file.write(content)
+
+
+def _limit(limits: Mapping[str, list[int]]) -> None:
+    for number, (soft, hard) in limits.items():
+        resource.setrlimit(int(number), (soft, hard))
 
 
 def _become(uid: int, gid: int, groups: list[int]) -> None:

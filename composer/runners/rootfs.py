@@ -7,33 +7,44 @@ in: to serve on a GPU takes the docker runner.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from composer.errors import NoRoom, Unplannable
 from composer.events import Emit, Logged, Warned
+from composer.interruptions import shielded
 from composer.oci.image import Image
 from composer.oci.store import Store
 from composer.oci.unpack import unpack
 from composer.runners import inside
 from composer.runners import ports as port_rules
+from composer.runners.ending import asked_to_end
+from composer.runners.mounts import Mounted, mounted
 
 if TYPE_CHECKING:
     from composer.recipe import Run
 
-GRACE: Final = 10.0
-"""Seconds from SIGTERM to SIGKILL: Triton unloads its models meanwhile."""
+PREFIX: Final = "tricompose-rootfs-"
+"""What the folders begin with that images are unpacked into."""
 
+_KILLED: Final = 5.0
+"""Seconds until all processes of a container that was killed are gone."""
+
+_TRIES, _PAUSE = 20, 0.1
+_LOOPBACK: Final = "127.0.0.1"
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _SWITCHES: Final = {
@@ -59,6 +70,9 @@ class Spec:
     gid: int = 0
     groups: Sequence[int] = ()
     shm_size: int = 1 << 26
+    mounts: Sequence[Mapping[str, object]] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[int, Sequence[int]] = field(default_factory=dict)
     hostname: str = "tricompose"
 
 
@@ -71,8 +85,8 @@ class RootfsRunner:
         """Tries to make an empty container; the reason is the kernel's own."""
         if sys.platform != "linux":
             return "it needs Linux; use Docker on this machine"
-        with tempfile.TemporaryDirectory(prefix="tricompose-") as folder:
-            process = _launch(Spec(root=folder, command=(), env={}), subprocess.PIPE)
+        with shielded(), _workspace() as folder:
+            process = _launch(Spec(root=str(folder), command=(), env={}), subprocess.PIPE)
             assert process.stdout
             with process.stdout as output:
                 complaint = output.read().decode(errors="replace").strip()
@@ -81,19 +95,31 @@ class RootfsRunner:
 
     @contextmanager
     def start(
-        self, image: Image, store: Store, run: Run, *, emit: Emit, ports: Mapping[str, int] | None = None
+        self,
+        image: Image,
+        store: Store,
+        run: Run,
+        *,
+        emit: Emit,
+        ports: Mapping[str, int] | None = None,
+        base: Path = Path(),
     ) -> Iterator[_Server]:
         """See `Runner.start`. The image is unpacked below TMPDIR, and gone at the end."""
         _refuse_foreign(image)
-        if run.gpus not in ("none", "auto"):
-            emit(Warned(message="the rootfs runner gives the server no GPU", hint="--runner docker"))
-        with _workspace() as folder:
-            root = folder / "rootfs"
-            unpack(image, store, root, emit=emit)
-            command, chosen = _placed(port_rules.command_of(image), ports)
-            spec = _spec(image, root, command, run.shm_size)
+        _refuse_network(run)
+        given = mounted(run, base)
+        for lacking in _lacks(run):
+            emit(lacking)
+        with shielded() as shield, ExitStack() as stack:
+            _sweep(emit)
+            folder = stack.enter_context(_workspace())
+            with shield.lowered():
+                unpack(image, store, folder / "rootfs", emit=emit)
+            command, chosen = stack.enter_context(port_rules.placed(port_rules.command_of(image), ports))
+            spec = _spec(image, folder / "rootfs", command, run, given)
             emit(Logged(text=f"starting on the host's network: {' '.join(command)}", source=self.name))
-            with _started(spec, folder / "log", chosen) as server:
+            server = stack.enter_context(_started(spec, folder / "log", chosen))
+            with shield.lowered():
                 yield server
 
 
@@ -106,6 +132,7 @@ class _Server:
     metrics: str
     process: subprocess.Popen[bytes]
     log: Path
+    engine: str = "rootfs"
 
     def logs(self) -> str:
         return self.log.read_text(errors="replace")
@@ -113,11 +140,16 @@ class _Server:
     def exit_code(self) -> int | None:
         return self.process.poll()
 
+    def pids(self) -> Sequence[int]:
+        return _below(self.process.pid)
+
     def stop(self) -> None:
-        # SIGTERM is handed on to the server. SIGKILL is not: the kernel then ends all processes of the container.
-        self.process.terminate()
+        # SIGTERM is handed on to the server. Had we killed `inside`, nobody could say when its processes are gone.
+        if asked_to_end(self, self.process.terminate):
+            return
+        self.process.send_signal(inside.KILL)
         try:
-            self.process.wait(GRACE)
+            self.process.wait(_KILLED)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -139,6 +171,19 @@ def _started(spec: Spec, log: Path, ports: Mapping[str, int]) -> Iterator[_Serve
         yield server
     finally:
         server.stop()
+
+
+def _below(parent: int) -> list[int]:
+    """All descendants of a process. Those whose parent has died stay below the first one of their container."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            children.setdefault(int(file.read_text().rpartition(")")[2].split()[1]), []).append(int(file.parent.name))
+    found, ahead = [], children.get(parent, [])
+    while ahead:
+        found.append(ahead.pop())
+        ahead.extend(children.get(found[-1], ()))
+    return found
 
 
 def _launch(spec: Spec, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
@@ -175,18 +220,57 @@ def _refuse_foreign(image: Image) -> None:
         )
 
 
-def _placed(command: list[str], ports: Mapping[str, int] | None) -> tuple[list[str], Mapping[str, int]]:
-    """The command and the ports that it will answer on. A command that takes no flags keeps its own ports."""
-    if port_rules.starts_triton(command):
-        chosen = {**port_rules.listened(command), **ports} if ports else port_rules.free_ports()
-        port_rules.refuse_taken(chosen)
-        return port_rules.moved(command, chosen), chosen
-    own = port_rules.listened(command)
-    port_rules.refuse_taken(own)
-    return command, own
+def _refuse_network(run: Run) -> None:
+    """The network is the host's: what another one would reach, or keep out, would not be proved."""
+    if run.network not in (None, "host"):
+        raise Unplannable(
+            f"the rootfs runner has the host's network only, the recipe wants {run.network!r}", hint="--runner docker"
+        )
 
 
-def _spec(image: Image, root: Path, command: Sequence[str], shm_size: int) -> Spec:
+def _lacks(run: Run) -> Iterator[Warned]:
+    """What the recipe wants and this runner cannot give, but which does not change what is proved."""
+    if run.gpus not in ("none", "auto"):
+        yield Warned(message="the rootfs runner gives the server no GPU", hint="--runner docker")
+    low = [name for name, one in run.ulimits.items() if _allowed(name, one.soft, one.hard) != (one.soft, one.hard)]
+    if low:
+        yield Warned(
+            message=f"only root may raise these limits, so they stay below what the recipe wants: {', '.join(low)}",
+            hint="--runner docker",
+        )
+
+
+def _allowed(name: str, soft: int, hard: int) -> tuple[int, int]:
+    """A limit, as near as we may set it."""
+    number = _LIMITS[name]
+    before = resource.getrlimit(number)
+    if _least(hard, before[1]) == hard or _may_raise(number, before, hard):
+        return soft, hard
+    return _least(soft, before[1]), before[1]
+
+
+def _least(one: int, other: int) -> int:
+    """-1 is RLIM_INFINITY, and more than any other."""
+    return max(one, other) if -1 in (one, other) else min(one, other)
+
+
+def _may_raise(number: int, before: tuple[int, int], hard: int) -> bool:
+    """Tries it: root may, but not in every container."""
+    try:
+        resource.setrlimit(number, (before[0], hard))
+    except (ValueError, OSError):
+        return False
+    resource.setrlimit(number, before)
+    return True
+
+
+_LIMITS: Final[Mapping[str, int]] = {"locks": 10} | {
+    name.removeprefix("RLIMIT_").lower(): getattr(resource, name) for name in dir(resource) if "RLIMIT_" in name
+}
+"""The kernel's numbers of limits. Python leaves out the one that does nothing any more."""
+
+
+def _spec(image: Image, root: Path, command: Sequence[str], run: Run, given: Sequence[Mounted]) -> Spec:
     settings = image.config.get("config") or {}
     uid, gid, groups, home = _account(root, settings.get("User") or "")
     env = {"PATH": _DEFAULT_PATH, "HOME": home} | dict(
@@ -195,12 +279,15 @@ def _spec(image: Image, root: Path, command: Sequence[str], shm_size: int) -> Sp
     return Spec(
         root=str(root),
         command=command,
-        env=env,
+        env=env | dict(run.env),
         workdir=settings.get("WorkingDir") or "/",
         uid=uid,
         gid=gid,
         groups=groups,
-        shm_size=shm_size,
+        shm_size=run.shm_size,
+        mounts=[asdict(one) for one in given],
+        hosts={name: _LOOPBACK if at == "host-gateway" else at for name, at in run.extra_hosts.items()},
+        limits={_LIMITS[name]: _allowed(name, one.soft, one.hard) for name, one in run.ulimits.items()},
     )
 
 
@@ -239,16 +326,57 @@ def _table(root: Path, path: str, colons: int) -> list[list[str]]:
 
 @contextmanager
 def _workspace() -> Iterator[Path]:
-    """A folder that is gone at the end, whatever modes an image gave to what is in it."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="tricompose-"))
-    except OSError as error:
-        raise NoRoom(f"no temporary folder can be made: {error.strerror}", hint="set TMPDIR") from error
+    """A folder that is gone at the end, whatever modes an image gave to what is in it. Its lock keeps `_sweep` away."""
+    folder, lock = _locked_folder()
     try:
         yield folder
     finally:
-        _open_up(folder)
-        shutil.rmtree(folder)
+        _remove(folder)
+        os.close(lock)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    while True:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        except OSError as error:
+            raise NoRoom(f"no temporary folder can be made: {error.strerror}", hint="set TMPDIR") from error
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # swept before it was opened
+            continue
+        with suppress(OSError):  # a file system without locks: then nobody can sweep there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(folder), os.fstat(lock)):
+                return folder, lock
+        os.close(lock)  # swept before it was locked
+
+
+def _sweep(emit: Emit) -> None:
+    """Remove the folders of runs that were killed: nobody holds their locks. Processes and mounts died with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    emit(Logged(text=f"removing what a run has left that was killed: {folder}", source="rootfs"))
+                    _remove(folder)
+            finally:
+                os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that may not let us in, and in which processes that are being killed may still be writing."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            shutil.rmtree(folder)
+            return
+        with suppress(OSError):
+            _open_up(folder)
+        time.sleep(_PAUSE)
+    shutil.rmtree(folder)
 
 
 def _open_up(folder: Path) -> None:
