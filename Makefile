@@ -2,7 +2,9 @@
 # make test    the whole suite, against a real registry, Docker Engine and Triton server
 # make soak    look for layers that the rewriter gets wrong, for an hour
 # make judge   have the real tritonserver judge what is new in the corpus of model repositories, and compare with lint
+# make gpu     on a machine with a GPU: prove models on it, and keep what was seen in tests/gpu/recorded
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
+# make load    how fast our load is, beside ab and h2load on a real server; writes tests/bench/LOAD.md
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,7 +14,7 @@ READY := $(VENV)/.ready
 # Two lanes, each with a Docker Engine of its own; tests/conftest.py says in which order they take the modules.
 LANES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast soak lint format judge bench clean help
+.PHONY: gpu demo test test-fast soak lint format judge bench load clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -54,9 +56,16 @@ judge: $(READY)
 	    $(BIN)/python -m tests.judge compare --release $$release --mutations || status=1; \
 	done; exit $$status
 
+gpu: $(READY)
+	$(BIN)/python -m tests.gpu
+
 bench: $(READY)
 	bash .ci/packages
 	$(BIN)/python -m tests.bench
+
+load: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.bench.load
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,7 +6,7 @@
 
     recipe = composer.load_recipe(Path("recipe.yaml"), environ=os.environ)
     place = composer.Workplace.from_environment(os.environ, home=Path.home(), recipe=recipe)
-    outcome = composer.build(recipe, place, outputs=[composer.parse_reference("oci:slim:1")], runner="auto")
+    outcome = composer.build(recipe, place, outputs=[composer.parse_reference("oci:slim:1")], how=composer.Proving())
 
 Names are imported when they are first used, so that `import composer` costs nothing.
 """
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from composer.pipeline import plan as plans
     from composer.plan import Plan
     from composer.recipe import Recipe, load_recipe
+    from composer.with_server import Proving
 
 __all__ = [
     "Outcome",
     "Plan",
     "Platform",
+    "Proving",
     "Recipe",
     "Reference",
     "Report",
@@ -49,6 +51,7 @@ _HOMES = {
     "Outcome": "composer.pipeline",
     "Plan": "composer.plan",
     "Platform": "composer.oci.image",
+    "Proving": "composer.with_server",
     "Recipe": "composer.recipe",
     "Reference": "composer.oci.names",
     "Report": "composer.checks",

@@ -6,10 +6,16 @@ import os
 import signal
 import sys
 
+from composer.interruptions import listen
+
 
 def main() -> int:
-    """Load the command line and run it. Returns the exit status."""
+    """Load the command line and run it. Returns the exit status.
+
+    SIGTERM is taken as Ctrl-C, so that containers and half-written files are cleared away.
+    """
     try:
+        listen()
         from composer.cli import main as run
 
         return run()

@@ -14,7 +14,7 @@ from composer.oci.layout import INDEX, MARKER, LayoutStore, free_bytes, room
 IMAGE_TAG: Final = "image-"
 """What the tags of images begin with that were built and have nowhere else to be."""
 
-_TAGS: Final = (IMAGE_TAG, "inventory-", "cut-", "binaries-")
+_TAGS: Final = (IMAGE_TAG, "inventory-", "cut-", "binaries-", "notes-")
 _OURS: Final = ("blobs", "wheels", "models", "plans", "ingest", INDEX, f"{INDEX}.lock", MARKER)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from composer.import_compose import Engine
     from composer.oci.names import Reference
     from composer.pipeline import Workplace
-    from composer.recipe import Recipe, Run
+    from composer.recipe import Recipe
+    from composer.reports import Target
     from composer.runners import Running
 
 
@@ -52,6 +52,20 @@ _RUNNER: Final = click.option(
     default="auto",
     show_default=True,
     help="Where the server is started: in Docker, in namespaces without it, or the first that works here.",
+)
+_STRICT: Final = click.option("--strict", is_flag=True, help="A check that asserts nothing about values is a failure.")
+_VERIFIED: Final = click.option(
+    "--require-verified",
+    "complete",
+    is_flag=True,
+    help="Exit with 14 if something could not be seen on this machine, such as a GPU.",
+)
+_REPORTS: Final = click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    metavar="[KIND=]FILE",
+    help="Write the report here too: json, junit, markdown or html, or what the suffix says. Repeatable.",
 )
 _KNOWLEDGE: Final = click.option(
     "--knowledge",
@@ -220,6 +234,9 @@ def _plan(
 )
 @click.option("--no-validate", is_flag=True, help="Do not prove that it serves; the image's label will say so.")
 @_RUNNER
+@_STRICT
+@_VERIFIED
+@_REPORTS
 @_CUT
 @_KNOWLEDGE
 @click.option("--no-cache", is_flag=True, help="In a Docker build: run every step anew.")
@@ -236,6 +253,9 @@ def _build(
     outputs: Sequence[str],
     no_validate: bool,
     runner: str,
+    strict: bool,
+    complete: bool,
+    reports: Sequence[str],
     cut: str,
     knowledge: str | None,
     no_cache: bool,
@@ -262,7 +282,9 @@ def _build(
     from composer import pipeline
     from composer.console import results
     from composer.oci.names import parse_reference
+    from composer.reports import write_all as write_reports
     from composer.with_docker import DockerWay
+    from composer.with_server import Proving, Unproved, Unseen
 
     if outputs and len(recipes) > 1:
         raise Usage(
@@ -270,49 +292,87 @@ def _build(
             hint=f"tricompose build {recipes[0]} -o {outputs[0]}   (one recipe, or outputs: in each of them)",
         )
     instead = [parse_reference(output) for output in outputs]
+    files = _report_files(reports, recipes)
     way = DockerWay(use_cache=not no_cache, pull=pull, network=build_network, classic=no_buildkit)
     for path, recipe in zip(recipes, _load_all(recipes), strict=True):
         targets = instead or [recipe.place(output) for output in recipe.outputs]
         place = desk.place(recipe, knowledge=knowledge, cut=cut, docker=way)
         try:
-            outcome = pipeline.build(recipe, place, outputs=targets, runner=None if no_validate else runner)
-        except pipeline.Unproved as error:
+            how = None if no_validate else Proving(runner=runner, strict=strict, complete=complete)
+            outcome = pipeline.build(recipe, place, outputs=targets, how=how)
+        except (Unproved, Unseen) as error:
+            write_reports(error.reports.values(), files)
             for platform, report in error.reports.items():
                 document = {"platform": platform, **report.to_json()}
                 desk.console.add_result("reports", document, *results.report_text(report))
             raise
+        write_reports(outcome.reports.values(), files)
         text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
         desk.console.add_result("builds", results.outcome_json(outcome, str(path), recipe.name), *text)
 
 
 @command("validate", tricompose)
-@click.argument("recipe", type=_RECIPE)
+@click.argument("what", metavar="RECIPE|IMAGE")
 @click.option("--image", metavar="REF", help="The image to prove, in place of the recipe's first output.")
-@_RUNNER
+@click.option(
+    "--runner",
+    metavar="WHERE",
+    default="auto",
+    show_default=True,
+    help="Where the server is started: docker, rootfs (namespaces, without Docker), auto (the first that works here); "
+    "or remote:HOST[:HTTP[:GRPC[:METRICS]]], where one runs already.",
+)
+@click.option("--static", is_flag=True, help="Only look at the image: nothing is started.")
+@click.option("--record", is_flag=True, help="Write the recipe's goldens, if everything else passed.")
+@click.option("--allow-stale", is_flag=True, help="Take goldens that were recorded of another model or request.")
+@_STRICT
+@_VERIFIED
+@_REPORTS
 @click.pass_obj
-def _validate(desk: Desk, /, recipe: Path, image: str | None, runner: str) -> None:
+def _validate(
+    desk: Desk,
+    /,
+    what: str,
+    image: str | None,
+    reports: Sequence[str],
+    runner: str,
+    static: bool,
+    record: bool,
+    allow_stale: bool,
+    strict: bool,
+    complete: bool,
+) -> None:
     """Start an image and prove that it serves as the recipe says.
 
-    Waits until it is ready, compares its models, asks what validate: lists. Exits with 12 if something failed.
+    Looks at the image, waits until the server is ready, compares its models, asks what validate: lists, puts it under
+    load. Without a recipe only what every image must be is checked. Exits with 12 if something failed.
     What cannot be seen on this machine, such as a GPU, is unverified: never passed, and no failure.
 
     \b
     Examples:
       tricompose validate recipe.yaml
       tricompose validate recipe.yaml --image docker://harbor.example.com/tools/tritonserver:slim
+      tricompose validate docker-daemon:tritonserver:slim --static
+      tricompose validate recipe.yaml --report junit=proof.xml --report html=proof.html
+      tricompose validate recipe.yaml --runner remote:triton.example.com
     """
     from composer import pipeline
     from composer.console import results
-    from composer.errors import CheckFailed
     from composer.oci.names import parse_reference
+    from composer.reports import write_all as write_reports
+    from composer.with_server import Proving, require
 
-    loaded = _load(recipe)
-    reference = parse_reference(image) if image else None
-    with _unless_unbuilt(recipe):
-        report = pipeline.validate(loaded, desk.place(loaded), image=reference, runner=runner)
+    files = _report_files(reports, [Path(what)])
+    recipe, named = _subject(what)
+    reference = parse_reference(image) if image else named
+    how = Proving(
+        runner=runner, strict=strict, record=record, allow_stale=allow_stale, static=static, complete=complete
+    )
+    with _unless_unbuilt(what):
+        report = pipeline.validate(recipe, desk.place(recipe), image=reference, how=how)
+    write_reports([report], files)
     desk.console.result("report", report.to_json(), *results.report_text(report))
-    if not report.ok:
-        raise CheckFailed(f"not proved: {results.tally(report)}", hint=f"tricompose run {image or recipe}")
+    require({report.about.platform: report}, complete=complete, hint=f"tricompose run {image or what}")
 
 
 @command("run", tricompose)
@@ -322,9 +382,15 @@ def _validate(desk: Desk, /, recipe: Path, image: str | None, runner: str) -> No
 @click.option(
     "--metrics-port", type=click.IntRange(1, 65535), metavar="PORT", help="In place of the recipe's, or 8002."
 )
+@click.option(
+    "--print",
+    "kind",
+    type=click.Choice(["docker", "compose", "kubernetes"]),
+    help="Start nothing: write out the command, or the file, that starts it there.",
+)
 @_RUNNER
 @click.pass_obj
-def _run(desk: Desk, /, what: str, runner: str, **ports: int | None) -> None:
+def _run(desk: Desk, /, what: str, kind: str | None, runner: str, **ports: int | None) -> None:
     """Start a server from an image, until Ctrl-C.
 
     A recipe means its first output, which must be built. The server answers on 127.0.0.1; its log goes to stderr.
@@ -334,10 +400,17 @@ def _run(desk: Desk, /, what: str, runner: str, **ports: int | None) -> None:
     Examples:
       tricompose run recipe.yaml
       tricompose run oci:build/slim:24.10 --http-port 9000
+      tricompose run recipe.yaml --print kubernetes | kubectl apply -f -
     """
     from composer import pipeline
 
-    image, options, place = _to_run(desk, what, {name.removesuffix("_port"): port for name, port in ports.items()})
+    image, recipe, place = _to_run(desk, what, {name.removesuffix("_port"): port for name, port in ports.items()})
+    if kind:
+        with _unless_unbuilt(what):
+            text = pipeline.written_out(kind, image, recipe, place)
+        desk.console.result(kind, text)
+        desk.console.text(text)
+        return
     served: list[Running] = []
 
     def ready(running: Running) -> None:
@@ -348,7 +421,7 @@ def _run(desk: Desk, /, what: str, runner: str, **ports: int | None) -> None:
 
     try:
         with _unless_unbuilt(what):
-            pipeline.run(image, options, place, runner=runner, ready=ready)
+            pipeline.run(image, recipe, place, runner=runner, ready=ready)
     except KeyboardInterrupt:
         if not served:
             raise
@@ -368,19 +441,37 @@ def _unless_unbuilt(recipe: Path | str) -> Iterator[None]:
         raise NotFound(error.message, hint=f"if it is not built yet: tricompose build {recipe}") from error
 
 
-def _to_run(desk: Desk, what: str, ports: Mapping[str, int | None]) -> tuple[Reference, Run, Workplace]:
-    """The image, how to start it, and where: as a recipe says, or as it comes."""
-    from composer.oci.names import TRANSPORTS, parse_reference
-    from composer.pipeline import first_output
-    from composer.recipe import Ports, Run
+def _report_files(asked: Sequence[str], recipes: Sequence[Path]) -> list[Target]:
+    from composer.reports import target
 
-    recipe = None if what.partition(":")[0] in TRANSPORTS else _load(Path(what))
-    options = recipe.run if recipe else Run()
-    chosen = options.ports.model_dump() | {name: port for name, port in ports.items() if port}
+    if asked and len(recipes) > 1:
+        raise Usage(
+            f"--report with {len(recipes)} recipes would write all their reports into one file",
+            hint=f"tricompose build {recipes[0]} --report {asked[0]}   (one recipe at a time)",
+        )
+    return [target(one) for one in asked]
+
+
+def _subject(what: str) -> tuple[Recipe, Reference | None]:
+    """A recipe; or an image, with a recipe that says nothing."""
+    from composer.oci.names import TRANSPORTS, parse_reference
+    from composer.recipe import Recipe
+
+    if what.partition(":")[0] in TRANSPORTS:
+        return Recipe.model_validate({}), parse_reference(what)
+    return _load(Path(what)), None
+
+
+def _to_run(desk: Desk, what: str, ports: Mapping[str, int | None]) -> tuple[Reference | None, Recipe, Workplace]:
+    """The image, where it is named, how to start it, and where: as a recipe says, or as it comes."""
+    from composer.recipe import Ports
+
+    recipe, named = _subject(what)
+    chosen = recipe.run.ports.model_dump() | {name: port for name, port in ports.items() if port}
     if len(set(chosen.values())) < len(chosen):
         raise Usage(f"two of the ports are the same: {chosen}", hint="tricompose run --http-port 9000 ...")
-    image = first_output(recipe) if recipe else parse_reference(what)
-    return image, options.model_copy(update={"ports": Ports(**chosen)}), desk.place(recipe)
+    moved = recipe.model_copy(update={"run": recipe.run.model_copy(update={"ports": Ports(**chosen)})})
+    return named, moved, desk.place(recipe)
 
 
 def _load(path: Path) -> Recipe:
@@ -491,19 +582,22 @@ def _push(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> 
 
 
 @command("schema", tricompose, reach="none")
+@click.argument("what", metavar="[recipe|report]", default="recipe", type=click.Choice(["recipe", "report"]))
 @click.pass_obj
-def _schema(desk: Desk, /) -> None:
-    """Print the JSON Schema of recipes, for editors.
+def _schema(desk: Desk, /, what: str) -> None:
+    """Print the JSON Schema of recipes, for editors; or of the reports that checks make.
 
     \b
     Examples:
       tricompose schema > recipe.schema.json
+      tricompose schema report > report.schema.json
     """
     import json
 
     from composer.recipe import json_schema
+    from composer.reports import report_schema
 
-    schema = json_schema()
+    schema = json_schema() if what == "recipe" else report_schema()
     desk.console.result("json_schema", schema)
     desk.console.text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
 
@@ -550,8 +644,7 @@ def _cache_clear(desk: Desk, /, yes: bool) -> None:
       tricompose cache clear
       tricompose cache clear --yes --cache /var/cache/tricompose
     """
-    from composer import cache
-    from composer.console import words
+    from composer import cache, words
 
     path = desk.cache_folder()
     size = cache.look(path).size
@@ -587,8 +680,7 @@ def _publish(desk: Desk, /, recipe: Path, target: str) -> None:
     Examples:
       tricompose knowledge publish recipe.yaml docker://harbor.example.com/tools/triton-knowledge
     """
-    from composer import pipeline
-    from composer.console import words
+    from composer import pipeline, words
     from composer.errors import NotFound
     from composer.oci.names import parse_reference
 
@@ -659,26 +751,14 @@ tricompose.add_command(models)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status: see `composer.errors`, 2 for usage, 70 for a bug, 130 for Ctrl-C.
 
-    SIGTERM is taken as Ctrl-C, so that containers and half-written files are cleaned away.
+    Ctrl-C and SIGTERM are what `composer.__main__` has made of them.
     """
-    for number in _STOPPING:
-        signal.signal(number, _interrupt)
     for name in ("stdout", "stderr"):
         _make_writable(name)
     try:
         return run(tricompose, sys.argv[1:] if arguments is None else arguments)
     finally:
         drain()
-
-
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Once: what is cleaned away after it is not interrupted in its turn, or a container would stay."""
-    for late in _STOPPING:
-        signal.signal(late, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _make_writable(name: str) -> None:

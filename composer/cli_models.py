@@ -181,7 +181,8 @@ def _report(
 ) -> None:
     from importlib.metadata import version
 
-    from composer.console import findings, words
+    from composer import words
+    from composer.console import findings
 
     names = [model.name for one in repositories for model in one.models]
     document = [findings.finding_json(one) for one in found]

@@ -234,7 +234,7 @@ def command(
 def fail(console: Console, error: BaseException) -> int:
     """Tell what went wrong. Returns the exit status."""
     from composer.console.failures import Failure, explain
-    from composer.console.words import masked
+    from composer.words import masked
 
     if isinstance(error, click.Abort):
         error = KeyboardInterrupt()
@@ -255,7 +255,7 @@ def fail(console: Console, error: BaseException) -> int:
 
 
 def _masked(problems: Sequence[Problem]) -> list[Problem]:
-    from composer.console.words import masked
+    from composer.words import masked
 
     return [replace(one, message=masked(one.message), hint=one.hint and masked(one.hint)) for one in problems]
 

@@ -14,7 +14,10 @@ UPSTREAM_LABEL: Final = "io.tricompose.upstream"
 BACKENDS_LABEL: Final = "io.tricompose.backends"
 VALIDATION_LABEL: Final = "io.tricompose.validation"
 
-_READY: Final = (
+_OURS: Final = "tricompose "
+"""How the history of the layers begins that we made."""
+
+READY: Final = (
     "exec 3<>/dev/tcp/127.0.0.1/{port} && "
     "printf 'GET /v2/health/ready HTTP/1.0\\r\\n\\r\\n' >&3 && read -r status <&3 && [[ $status == *' 200 '* ]]"
 )
@@ -60,7 +63,7 @@ def _environment(upstream: Sequence[str], ours: Mapping[str, str]) -> list[str]:
 def healthcheck(recipe: Recipe) -> Mapping[str, Any]:
     """Times are in nanoseconds. Docker reads it from either family of config, though only its own documents it."""
     second = 1_000_000_000
-    command = _READY.format(port=recipe.server.get("http-port", 8000))
+    command = READY.format(port=recipe.server.get("http-port", 8000))
     return {
         "Test": ["CMD", "bash", "-c", command],
         "Interval": 30 * second,
@@ -80,6 +83,18 @@ def upstream_history(image: Image) -> Sequence[tuple[Mapping[str, Any], int | No
         return [({"created_by": "unknown"}, number) for number in range(len(image.layers))]
     numbers = iter(range(len(image.layers)))
     return [(entry, None if entry.get("empty_layer") else next(numbers)) for entry in entries]
+
+
+def sizes_by_part(image: Image) -> Mapping[str, int]:
+    """Compressed bytes by what layers hold, as the history of our images tells it: each component and model, and under
+    `the upstream's own` all layers that were not made here."""
+    sizes: dict[str, int] = {}
+    for entry, number in upstream_history(image):
+        if number is not None:
+            made_by = str(entry.get("created_by", ""))
+            name = made_by.removeprefix(_OURS) if made_by.startswith(_OURS) else "the upstream's own"
+            sizes[name] = sizes.get(name, 0) + image.layers[number].size
+    return sizes
 
 
 def make_config(

@@ -11,7 +11,8 @@
     ├── Corrupt       10   bytes are not what their digest or format says
     ├── BuildFailed   11   the engine ran and failed
     ├── CheckFailed   12   built, but it does not serve as the recipe says
-    └── NoRoom        13   no space, or no permission, where files are written
+    ├── NoRoom        13   no space, or no permission, where files are written
+    └── Unverified    14   nothing failed, but something could not be seen here
 
 Exit status 2 is a wrong command line (click's), 70 a bug in tricompose, 130 Ctrl-C.
 The library raises and never prints; only `cli` exits.
@@ -136,3 +137,10 @@ class NoRoom(TricomposeError):
 
     code = "no-room"
     status = 13
+
+
+class Unverified(TricomposeError):
+    """With `--require-verified`: nothing failed, but something could not be seen on this machine."""
+
+    code = "unverified"
+    status = 14

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from composer import elf
@@ -35,7 +36,8 @@ from composer.oci.tar import Entry
 
 INVENTORY: Final = "application/vnd.tricompose.inventory.v1"
 CUT: Final = "application/vnd.tricompose.cut.v1"
-BINARIES: Final = "application/vnd.tricompose.binaries.v1"
+BINARIES: Final = "application/vnd.tricompose.binaries.v2"
+NOTES: Final = "application/vnd.tricompose.notes.v1"
 _COMPONENT: Final = "io.tricompose.component"
 _NUMBER: Final = "io.tricompose.part"
 _DIFF_ID: Final = "io.tricompose.diff-id"
@@ -53,6 +55,11 @@ class Knowledge:
         self._cache = cache
         self._published = published
         self._emit = emit
+
+    @property
+    def scratch(self) -> Path:
+        """Where there is room for files while they are looked at."""
+        return self._cache.path
 
     def entries(self, layer: str) -> Sequence[Entry] | None:
         """The entries of a layer by its digest, or None where nobody has read it yet."""
@@ -94,6 +101,23 @@ class Knowledge:
         descriptor = Descriptor.of(blob, f"{BINARIES}+json")
         self._cache.write(descriptor, lambda: iter((blob,)))
         self._put(_binaries_tag(part), BINARIES, [descriptor])
+
+    def notes(self, layer: str, manner: str) -> bytes | None:
+        """What was noted of the files in a layer when it was looked at in that manner; None where it was not.
+
+        Never published, as notes tell where secrets are.
+        """
+        try:
+            manifest = _manifest(self._cache, self._cache.resolve(_notes_tag(layer, manner)))
+            return b"".join(self._cache.read(manifest.layers[0]))
+        except NotFound:
+            return None
+
+    def remember_notes(self, layer: str, manner: str, notes: bytes) -> None:
+        """Keep what was noted of the files in a layer."""
+        descriptor = Descriptor.of(notes, NOTES)
+        self._cache.write(descriptor, lambda: iter((notes,)))
+        self._put(_notes_tag(layer, manner), NOTES, [descriptor])
 
     def parts(self, layer: str, manner: str) -> Sequence[Part]:
         """The parts that are known to come of cutting a layer in that manner; empty where none are."""
@@ -160,7 +184,11 @@ def _cut_tag(layer: str, manner: str) -> str:
 
 
 def _binaries_tag(part: str) -> str:
-    return f"binaries-{part.removeprefix('sha256:')}"
+    return f"binaries-2-{part.removeprefix('sha256:')}"
+
+
+def _notes_tag(layer: str, manner: str) -> str:
+    return f"notes-{layer.removeprefix('sha256:')}-{hashlib.sha256(manner.encode()).hexdigest()[:12]}"
 
 
 def part_descriptor(part: Part, media_type: str) -> Descriptor:

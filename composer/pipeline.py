@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import platform as host
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from composer import with_docker, with_tensorrt
 from composer.cache import IMAGE_TAG, default_cache
-from composer.checks import Report, Result, prove
-from composer.checks.client import Client, NoAnswer
-from composer.checks.subject import ending
+from composer.checks import Report
+from composer.checks.image import dropped_libraries
 from composer.custom import Brought, survey_custom
 from composer.dockerfile import Originals, runs_something
 from composer.engines import brought, direct, trtexec
 from composer.engines.direct import Built, Workshop
 from composer.engines.dockerfile import Kitchen
 from composer.engines.trtexec import Made
-from composer.errors import CheckFailed, NotFound, Unplannable
-from composer.events import Emit, Logged, StageFinished, StageStarted, Warned, ignore
+from composer.errors import NotFound, Unplannable
+from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
 from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
@@ -54,21 +51,31 @@ from composer.oci.store import Store
 from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Add, Plan, make_plan, manner_of, wished
-from composer.recipe import CPU, Recipe, Run, Validate, flag_warnings, refuse_unbuilt
+from composer.recipe import CPU, Recipe, Validate, flag_warnings, refuse_unbuilt
 from composer.releases import RELEASES
-from composer.runners import Runner, Running, pick
+from composer.runners import Running
+from composer.runners.printed import Printable, printed
 from composer.wheels import Shelf, Wheels, survey_wheels
 from composer.with_docker import USUAL, DockerPlan, DockerWay, Pantry
 from composer.with_models import Checked, check_imports, check_models, fetch_models, read_models
+from composer.with_server import (
+    PROVED,
+    UNPROVED,
+    Candidate,
+    Proving,
+    architecture,
+    is_remote,
+    labelled,
+    prove_all,
+    prove_image,
+    prove_remote,
+    refuse_unprovable,
+    runs_here,
+    serve,
+)
 
 if TYPE_CHECKING:
     import requests
-
-UNPROVED: Final = "not validated"
-PROVED: Final = "passed; gpu unverified"
-
-_POLL: Final = 0.25
-_LONG_LOG: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,14 +163,6 @@ class Outcome:
     reports: Mapping[str, Report]
     delivered: Sequence[str]
     cached: Reference | None
-
-
-class Unproved(CheckFailed):
-    """Some checks failed: `reports` holds all of them, by platform."""
-
-    def __init__(self, message: str, *, hint: str, reports: Mapping[str, Report]) -> None:
-        super().__init__(message, hint=hint)
-        self.reports = reports
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -290,17 +289,18 @@ def _likely(recipe: Recipe, custom: Brought, repositories: Sequence[ModelReposit
 # -- build --------------------------------------------------------------------------------------------------------
 
 
-def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], runner: str | None) -> Outcome:
-    """Resolve, plan, compose, prove, deliver. `runner` None leaves the proof out, and the image's label says so.
+def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], how: Proving | None) -> Outcome:
+    """Resolve, plan, compose, prove, deliver. Without `how` the proof is left out, and the image's label says so.
 
     Nothing reaches an output before all platforms are built and proved.
     """
     _check(recipe, place.emit)
     own = read_models(recipe)
     with_docker.rehearse(recipe)
-    proved = recipe.validation is not None and runner is not None
+    proving = how if recipe.validation is not None else None
     # What cannot end well fails before a layer moves.
-    chosen = pick(runner or "auto") if proved and any(map(_runs_here, recipe.platforms)) else None
+    if proving and any(map(runs_here, recipe.platforms)):
+        refuse_unprovable(recipe, proving)
     with ExitStack() as stack:
         shop = _workshop(outputs, place, stack)
         for output in outputs:
@@ -310,11 +310,12 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         plans: list[Plan | DockerPlan] = []
         built: list[Built] = []
         for platform in recipe.platforms:
-            label = PROVED if proved and _runs_here(platform) else UNPROVED
+            label = PROVED if proving and runs_here(platform) else UNPROVED
             made, one = _build_one(recipe, platform, repositories, place, shop, kitchen, label)
             plans.append(made)
             built.append(one)
-        reports = _prove_all(recipe, plans, built, chosen, place.emit) if proved else {}
+        reports = prove_all(_candidates(recipe, plans, built, shop.knowledge), proving, place.emit) if proving else {}
+        built = [labelled(one, reports.get(str(one.image.platform))) for one in built]
         root, source = _root(built)
         for output in outputs:
             _deliver(source, root, output, place)
@@ -327,6 +328,29 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], run
         delivered=[str(output) for output in outputs],
         cached=cached,
     )
+
+
+def _candidates(
+    recipe: Recipe, plans: Sequence[Plan | DockerPlan], built: Sequence[Built], knowledge: Knowledge
+) -> list[Candidate]:
+    return [
+        Candidate(
+            name=recipe.name,
+            image=one.image,
+            store=one.store,
+            recipe=recipe,
+            models=[model.name for model in made.models],
+            knowledge=knowledge,
+            upstream_size=made.upstream_size,
+            dropped=_dropped(made, knowledge) if isinstance(made, Plan) else {},
+        )
+        for made, one in zip(plans, built, strict=True)
+    ]
+
+
+def _dropped(made: Plan, knowledge: Knowledge) -> Mapping[str, str]:
+    """The libraries that were left out, for what is said of one that is missed."""
+    return dropped_libraries(knowledge.inventory(made.upstream.image), [one.key for one in made.dropped])
 
 
 def needs_docker(recipe: Recipe) -> bool:
@@ -544,69 +568,33 @@ def _keep(source: Store, root: Descriptor, cache: LayoutStore, place: Workplace)
 # -- prove --------------------------------------------------------------------------------------------------------
 
 
-def _runs_here(platform: Platform) -> bool:
-    return platform.architecture == _architecture()
+def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, how: Proving) -> Report:
+    """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built.
 
-
-def _architecture() -> str:
-    """This machine's, as images call it."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(host.machine(), host.machine())
-
-
-def _prove_all(
-    recipe: Recipe, plans: Sequence[Plan | DockerPlan], built: Sequence[Built], runner: Runner | None, emit: Emit
-) -> Mapping[str, Report]:
-    reports: dict[str, Report] = {}
-    for plan_, one in zip(plans, built, strict=True):
-        platform = one.image.platform
-        if runner is None or not _runs_here(platform):
-            elsewhere = Result(id="platform", outcome="unverified", message=f"{platform} does not run on this machine")
-            reports[str(platform)] = Report(results=[elsewhere])
-            continue
-        models = [model.name for model in plan_.models]
-        reports[str(platform)] = _prove(one.image, one.store, recipe, models, runner, emit)
-    _require(reports, recipe)
-    return reports
-
-
-def _prove(image: Image, store: Store, recipe: Recipe, models: Sequence[str], runner: Runner, emit: Emit) -> Report:
-    emit(StageStarted(stage="validate", detail=f"with {runner.name}"))
-    with runner.start(image, store, recipe.run, emit=emit) as running:
-        report = prove(running, recipe.validation or Validate(), models, base=recipe.base, emit=emit)
-    passed = sum(result.outcome == "passed" for result in report.results)
-    emit(StageFinished(stage="validate", detail=f"{passed} of {len(report.results)} checks passed"))
-    return report
-
-
-def _require(reports: Mapping[str, Report], recipe: Recipe) -> None:
-    bad = [(platform, result) for platform, report in reports.items() for result in report.results if not result.ok]
-    if bad:
-        platform, first = bad[0]
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        path = recipe.where().rsplit(":", 2)[0]
-        raise Unproved(
-            f"{platform}: {first.id}: {first.message}{more}",
-            hint="nothing was delivered. To look at the image: "
-            f"tricompose build --no-validate -o oci:look {path} && tricompose run oci:look",
-            reports=reports,
-        )
-
-
-def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, runner: str) -> Report:
-    """Prove an image as a recipe says: `image`, or else the first output of the recipe, which must be built."""
+    A server that runs already has no image that we know of.
+    """
     _check(recipe, place.emit)
     models = [
         *(model.name for repository in repositories_of(recipe) for model in repository.models),
         *(model.name for model in recipe.models if model.name),
     ]
+    if is_remote(how):
+        return prove_remote(recipe, models or None, how, place.emit)
     reference = image or first_output(recipe)
-    store = open_source(reference, place.access)
-    try:
-        chosen = next((each for each in recipe.platforms if _runs_here(each)), recipe.platforms[0])
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(open_source(reference, place.access)))
+        cache = stack.enter_context(closing(LayoutStore.ensure(place.cache)))
+        chosen = next((each for each in recipe.platforms if runs_here(each)), recipe.platforms[0])
         found = read_image(store, store.resolve(reference.name), chosen)
-        return _prove(found, store, recipe, models, pick(runner), place.emit)
-    finally:
-        store.close()
+        candidate = Candidate(
+            name=str(reference),
+            image=found,
+            store=store,
+            recipe=recipe,
+            models=models or None,
+            knowledge=Knowledge(cache, published=None, emit=place.emit),
+        )
+        return prove_image(candidate, how, place.emit)
 
 
 def first_output(recipe: Recipe) -> Reference:
@@ -619,61 +607,44 @@ def first_output(recipe: Recipe) -> Reference:
 # -- the rest -----------------------------------------------------------------------------------------------------
 
 
-def run(image: Reference, options: Run, place: Workplace, *, runner: str, ready: Callable[[Running], None]) -> None:
-    """Start an image on the ports of `options`, and tell `ready` of it once it is. Its log is emitted as it comes.
+def run(
+    image: Reference | None, recipe: Recipe, place: Workplace, *, runner: str, ready: Callable[[Running], None]
+) -> None:
+    """Start an image as a recipe has it until it ends, `image` or else the first output: see `with_server.serve`."""
+    reference = image or first_output(recipe)
+    with closing(open_source(reference, place.access)) as store:
+        native = Platform(os="linux", architecture=architecture())
+        found = read_image(store, store.resolve(reference.name), native)
+        place.emit(StageStarted(stage="start", detail=str(reference)))
+        serve(found, store, recipe, runner=runner, emit=place.emit, ready=ready)
 
-    Returns when the server ends by itself in good order; raises `CheckFailed` where it ends otherwise. What ends the
-    wait from outside, such as Ctrl-C, stops the server.
+
+def written_out(kind: str, image: Reference | None, recipe: Recipe, place: Workplace) -> str:
+    """How an image is started, as a text of that kind: of `image`, or else of the output that its readers can pull.
+
+    Raises what `runners.printed.printed` raises.
     """
-    store = open_source(image, place.access)
-    try:
-        native = Platform(os="linux", architecture=_architecture())
-        found = read_image(store, store.resolve(image.name), native)
-        ports = {"http": options.ports.http, "grpc": options.ports.grpc, "metrics": options.ports.metrics}
-        chosen = pick(runner)
-        place.emit(StageStarted(stage="start", detail=f"{image} with {chosen.name}"))
-        with chosen.start(found, store, options, emit=place.emit, ports=ports) as running:
-            try:
-                _watch(running, place.emit, ready)
-            except KeyboardInterrupt:
-                place.emit(Logged(text="stopping: the server unloads its models", source="server"))
-                raise
-    finally:
-        store.close()
+    reference = image or _pullable(recipe)
+    with closing(open_source(reference, place.access)) as store:
+        root = store.resolve(reference.name)
+        chosen = next((each for each in recipe.platforms if runs_here(each)), recipe.platforms[0])
+        what = Printable(
+            reference=reference,
+            digest=root.digest,
+            image=read_image(store, root, chosen),
+            run=recipe.run,
+            base=recipe.base,
+            deadline=(recipe.validation or Validate()).startup.deadline,
+            models=[model.name for repository in repositories_of(recipe) for model in repository.models],
+        )
+    return printed(kind, what)
 
 
-def _watch(running: Running, emit: Emit, ready: Callable[[Running], None]) -> None:
-    told, up = 0, False
-    client = Client(running.http)
-    try:
-        while (code := running.exit_code()) is None:
-            told = _pass_on(running.logs(), told, emit)
-            if not up and _is_ready(client):
-                up = True
-                emit(StageFinished(stage="start", detail=f"{running.http} is ready"))
-                ready(running)
-            # Logs can only be had whole: long ones are asked for less often.
-            time.sleep(_POLL if told < _LONG_LOG else 10 * _POLL)
-    finally:
-        client.close()
-    _pass_on(running.logs() + "\n", told, emit)
-    if code:
-        raise CheckFailed(f"the server ended {ending(code)}", hint="its log is above")
-
-
-def _is_ready(client: Client) -> bool:
-    try:
-        return client.get("/v2/health/ready", timeout=1.0).status == 200
-    except NoAnswer:
-        return False
-
-
-def _pass_on(log: str, told: int, emit: Emit) -> int:
-    """Emit the whole lines of a log from a position on. Returns the position after them."""
-    end = log.rfind("\n") + 1
-    for line in log[told:end].splitlines():
-        emit(Logged(text=line, source="server"))
-    return max(end, told)
+def _pullable(recipe: Recipe) -> Reference:
+    """The first output that is in a registry, else in an engine, else any."""
+    first = first_output(recipe)
+    order = [*(one for name in ("docker", "docker-daemon") for one in recipe.outputs if one.transport == name)]
+    return recipe.place(order[0]) if order else first
 
 
 def copy(source: Reference, target: Reference, place: Workplace, *, platforms: Sequence[Platform] | None) -> Descriptor:

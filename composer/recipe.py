@@ -16,37 +16,55 @@ from pydantic import ValidationError
 
 from composer import server as flags
 from composer.errors import NotFound, Problem, RecipeError
-from composer.recipe_faults import faults_of, nearest
-from composer.recipe_schema import (
+from composer.recipe_checks import (
     AllClose,
     ArgMax,
     Check,
+    Expect,
+    Golden,
+    OutputExpect,
+    Random,
+    Refusal,
+    Request,
+    Responses,
+    SameAs,
+    Status,
+    Step,
+    Sum,
+    TensorSpec,
+    TopK,
+)
+from composer.recipe_faults import faults_of, nearest
+from composer.recipe_proof import (
+    Expected,
+    FileExpect,
+    GpuProof,
+    ImageExpect,
+    Load,
+    ModelExpect,
+    Objective,
+    Startup,
+    StrictLogs,
+    Validate,
+    Visible,
+)
+from composer.recipe_schema import (
     Conversion,
     Credential,
     CustomBackend,
     DockerfileChoices,
-    Expect,
     FileSource,
-    Load,
     ModelSource,
+    Mount,
     Network,
-    Objective,
     Origin,
-    OutputExpect,
     Packages,
     Ports,
     Proxy,
-    Random,
     Recipe,
-    Refusal,
-    Request,
     Run,
-    Startup,
-    Status,
-    Sum,
-    TensorSpec,
+    Ulimit,
     Upstream,
-    Validate,
 )
 from composer.recipe_values import CPU
 from composer.recipe_yaml import MAX_BYTES, Document, Fault, KeyPath, read_yaml
@@ -61,9 +79,16 @@ __all__ = [
     "CustomBackend",
     "DockerfileChoices",
     "Expect",
+    "Expected",
+    "FileExpect",
     "FileSource",
+    "Golden",
+    "GpuProof",
+    "ImageExpect",
     "Load",
+    "ModelExpect",
     "ModelSource",
+    "Mount",
     "Network",
     "Objective",
     "OutputExpect",
@@ -74,13 +99,20 @@ __all__ = [
     "Recipe",
     "Refusal",
     "Request",
+    "Responses",
     "Run",
+    "SameAs",
     "Startup",
     "Status",
+    "Step",
+    "StrictLogs",
     "Sum",
     "TensorSpec",
+    "TopK",
+    "Ulimit",
     "Upstream",
     "Validate",
+    "Visible",
     "flag_warnings",
     "json_schema",
     "load_recipe",
@@ -244,7 +276,7 @@ def flag_warnings(recipe: Recipe) -> tuple[Problem, ...]:
 
 def not_yet(recipe: Recipe) -> tuple[Problem, ...]:
     """What the recipe asks for and tricompose cannot do yet, in file order."""
-    found = [*_unbuilt_parts(recipe), *_unbuilt_network(recipe), *_unbuilt_proof(recipe)]
+    found = [*_unbuilt_parts(recipe), *_unbuilt_network(recipe)]
     document = recipe._origin.document if recipe._origin else Document(data=None, spots={}, faults=())
     return tuple(
         Problem(where=recipe.where(*path, key=True), message=f'"{what}" is not built yet', hint=hint)
@@ -290,18 +322,6 @@ def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:
             continue
         hint = f"{_REMOVE}: it works only in Docker builds so far" if name in _DOCKER_NETWORK else _REMOVE
         yield ("network", name), f"network.{name}", hint
-
-
-def _unbuilt_proof(recipe: Recipe) -> Iterator[_Unbuilt]:
-    proof = recipe.validation or Validate()
-    if proof.gpu == "required":
-        yield ("validate", "gpu"), "validate.gpu: required", "gpu: auto reports what needs a GPU as unverified"
-    if proof.load:
-        yield ("validate", "load"), "validate.load", _REMOVE
-    for index, check in enumerate(proof.checks):
-        if "grpc" in check.protocols:
-            place = ("validate", "checks", index, "protocols")
-            yield place, "protocols: grpc", "checks ask over HTTP only now: protocols: [http]"
 
 
 # -- for editors ----------------------------------------------------------------------------------

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from composer.oci.image import Platform
 from composer.oci.names import Reference
+from composer.recipe_parts import Part, one_of
+from composer.recipe_proof import Validate
 from composer.recipe_values import (
-    Datatype,
     DebianPackage,
-    Duration,
     EnvName,
     EnvText,
     Host,
@@ -30,44 +29,22 @@ from composer.recipe_values import (
     Positive,
     Release,
     Sha256,
-    Shape,
-    Single,
     Size,
     Target,
     TensorFormat,
     Text,
     Url,
     User,
-    Values,
     Variant,
     distinct,
-    fit,
     refusal,
 )
 from composer.recipe_yaml import Document
 
-
-class _Part(BaseModel):
-    """What all parts of a recipe have in common: no unknown keys, no conversions, no changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-def _one_of(part: _Part, *names: str) -> None:
-    """Refuse a part that gives none, or more than one, of the keys that say the same thing in different ways."""
-    given = [name for name in names if getattr(part, name) is not None]
-    if not given:
-        raise refusal(f"one of {', '.join(names)} is missing", f"add {names[0]}: ...")
-    if len(given) > 1:
-        raise refusal(
-            f"{given[0]} and {given[1]} exclude each other", f"keep one of {', '.join(names)}", at=(given[1],)
-        )
-
-
 # -- where the server comes from ------------------------------------------------------------------
 
 
-class Upstream(_Part):
+class Upstream(Part):
     """The images to start from, where they are not NVIDIA's own. A plain string is short for `full:`."""
 
     full: ImageName
@@ -79,7 +56,7 @@ class Upstream(_Part):
 # -- what goes in ---------------------------------------------------------------------------------
 
 
-class CustomBackend(_Part):
+class CustomBackend(Part):
     """A backend that the upstream image does not have."""
 
     name: Name
@@ -91,11 +68,11 @@ class CustomBackend(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        _one_of(self, "path", "image")
+        one_of(self, "path", "image")
         return self
 
 
-class Packages(_Part):
+class Packages(Part):
     """Packages to add."""
 
     pip: tuple[Text, ...] = ()
@@ -120,7 +97,7 @@ def _trtexec_value(value: object) -> object:
     return value
 
 
-class Profile(_Part):
+class Profile(Part):
     """The shapes of an input that the plan takes. A plain list is short for one shape and no other."""
 
     min: tuple[Positive, ...]
@@ -143,7 +120,7 @@ class Profile(_Part):
         return self
 
 
-class Conversion(_Part):
+class Conversion(Part):
     """How to make the model from another: an ONNX model into a TensorRT plan, on the GPU that it will be served on."""
 
     to: Literal["tensorrt"]
@@ -187,7 +164,7 @@ class Conversion(_Part):
         return self
 
 
-class ModelSource(_Part):
+class ModelSource(Part):
     """A model repository that is here, or one model that is fetched or converted."""
 
     path: LocalPath | None = None
@@ -207,7 +184,7 @@ class ModelSource(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        _one_of(self, "path", "source", "convert")
+        one_of(self, "path", "source", "convert")
         beside = [key for key in ("name", "sha256", "config") if getattr(self, key) is not None]
         if self.path is not None and beside:
             raise refusal(
@@ -220,7 +197,7 @@ class ModelSource(_Part):
         return self
 
 
-class FileSource(_Part):
+class FileSource(Part):
     """A file or folder of yours to put into the image."""
 
     source: LocalPath
@@ -234,7 +211,7 @@ class FileSource(_Part):
 # -- how it runs ----------------------------------------------------------------------------------
 
 
-class Ports(_Part):
+class Ports(Part):
     """The ports of this machine that reach the server."""
 
     http: Port = 8000
@@ -258,7 +235,44 @@ def _gpus_arm(value: object) -> str:
     return "list" if isinstance(value, tuple) else "count" if isinstance(value, int) else "word"
 
 
-class Run(_Part):
+class Ulimit(Part):
+    """A limit of the server's processes, as setrlimit has it. A plain number is short for both. -1: no limit."""
+
+    soft: Annotated[int, Field(ge=-1)]
+    """What is in force."""
+    hard: Annotated[int, Field(ge=-1)]
+    """What a process may raise it to."""
+
+
+def _ulimit(value: object) -> object:
+    return {"soft": value, "hard": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ULIMITS: Final = (
+    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"),
+    *("rttime", "sigpending", "stack"),
+)
+"""The names that Docker has for limits."""
+
+
+def _limit_name(value: str) -> str:
+    if value not in ULIMITS:
+        raise refusal(f'there is no limit "{value}"', f"one of: {', '.join(ULIMITS)}")
+    return value
+
+
+class Mount(Part):
+    """A file or folder of this machine that the server sees."""
+
+    source: LocalPath
+    """The file or folder."""
+    target: Target
+    """Its absolute path in the container."""
+    read_only: bool = True
+    """Whether the server may only read it."""
+
+
+class Run(Part):
     """How a container of this image is started."""
 
     gpus: Annotated[
@@ -272,12 +286,26 @@ class Run(_Part):
     """Shared memory in bytes, or as Docker writes it: `1g`. The python backend moves tensors through it."""
     ports: Ports = Ports()
     """The ports of this machine that reach the server."""
+    ulimits: Mapping[
+        Annotated[Text, AfterValidator(_limit_name)],
+        Annotated[Ulimit, BeforeValidator(_ulimit, json_schema_input_type=int | Ulimit)],
+    ] = {}
+    """Limits of its processes, as `docker run --ulimit` names them: `{memlock: -1, stack: 67108864}`."""
+    env: Mapping[EnvName, EnvText] = {}
+    """Environment variables of the container, besides those of the image."""
+    mounts: Annotated[tuple[Mount, ...], distinct("target", lambda mount: mount.target, "target")] = ()
+    """Files and folders of this machine that the server sees."""
+    network: Text | None = None
+    """The network, as `docker run --network` takes it: `host`, or the name of one that is there. By default Docker's
+    own."""
+    extra_hosts: Mapping[Text, Host] = {}
+    """Host names that the container knows, with their addresses."""
 
 
 # -- the network ----------------------------------------------------------------------------------
 
 
-class Proxy(_Part):
+class Proxy(Part):
     """Proxies, as the environment variables of the same names."""
 
     http: Url | None = None
@@ -288,7 +316,7 @@ class Proxy(_Part):
     """Hosts that are reached without one."""
 
 
-class Credential(_Part):
+class Credential(Part):
     """The names of the environment variables that hold a login. The secret itself never stands in a recipe."""
 
     username: EnvName | None = None
@@ -297,7 +325,7 @@ class Credential(_Part):
     """The variable that holds the password or token."""
 
 
-class Network(_Part):
+class Network(Part):
     """How the outside is reached."""
 
     mirrors: Mapping[Host, tuple[Text, ...]] = {}
@@ -327,7 +355,7 @@ class Network(_Part):
 # -- the Dockerfile -------------------------------------------------------------------------------
 
 
-class DockerfileChoices(_Part):
+class DockerfileChoices(Part):
     """How `engine: dockerfile` builds."""
 
     source: Literal["upstream", "network"] = "upstream"
@@ -340,259 +368,6 @@ class DockerfileChoices(_Part):
 
 def _steps_arm(value: object) -> str:
     return "fragment" if isinstance(value, str) else "commands"
-
-
-# -- how it is proved -----------------------------------------------------------------------------
-
-
-class Startup(_Part):
-    """How long the server may take to be ready."""
-
-    deadline: Duration = 300.0
-    """Seconds until it is given up, written `300s`."""
-    stall: Duration = 60.0
-    """Seconds without a new log line or a new ready model until it is given up."""
-
-
-class Random(_Part):
-    """Values drawn from a named generator (NumPy's PCG64)."""
-
-    seed: Annotated[int, Field(ge=0)]
-    """The generator's seed."""
-    low: float | None = None
-    """The smallest value."""
-    high: float | None = None
-    """What all values are less than."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise refusal("no value is in this range", "low: 0, high: 1", at=("high",))
-        return self
-
-
-class TensorSpec(_Part):
-    """An input tensor."""
-
-    dtype: Datatype | None = None
-    """The datatype as the v2 protocol writes it. Needed, except with `npy`, which knows its own."""
-    shape: Shape | None = None
-    """The shape, with the batch dimension where the model has one. Needed, except with `npy`."""
-    data: Values | None = None
-    """The values, flat or nested as the shape."""
-    fill: Single | None = None
-    """One value for all places."""
-    random: Random | None = None
-    """Draw the values."""
-    npy: LocalPath | None = None
-    """Take datatype, shape and values from a NumPy file."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        _one_of(self, "data", "fill", "random", "npy")
-        missing = [name for name in ("dtype", "shape") if getattr(self, name) is None]
-        if self.npy is None and missing:
-            example = {"dtype": "dtype: FP32", "shape": "shape: [1, 4]"}[missing[0]]
-            raise refusal(f'the tensor lacks "{missing[0]}"', f"add {example}")
-        if self.random is not None and self.dtype == "BYTES":
-            raise refusal("texts cannot be drawn", "data: [a, b]", at=("random",))
-        if self.data is not None:
-            fit(self.data, key="data", shape=self.shape, datatype=self.dtype)
-        if self.fill is not None:
-            fit(self.fill, key="fill", shape=None, datatype=self.dtype)
-        return self
-
-
-class Request(_Part):
-    """What the server is asked."""
-
-    inputs: Annotated[Mapping[Text, TensorSpec], Field(min_length=1)]
-    """The input tensors by name."""
-    timeout: Duration = 10.0
-    """Seconds to wait for the answer, written `10s`."""
-
-
-class AllClose(_Part):
-    """Numbers that may differ by `atol + rtol * |expected|`, as NumPy's allclose has it."""
-
-    values: Values | None = None
-    """The values that are expected."""
-    npy: LocalPath | None = None
-    """Take them from a NumPy file."""
-    rtol: Annotated[float, Field(ge=0)] | None = None
-    """Relative tolerance. By default what the datatype allows: FP32 1e-5, FP16 1e-3, BF16 1e-2."""
-    atol: Annotated[float, Field(ge=0)] | None = None
-    """Absolute tolerance. By default what the datatype allows: FP32 1e-8, FP16 1e-5, BF16 1e-3."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        _one_of(self, "values", "npy")
-        if self.values is not None:
-            fit(self.values, key="values", shape=None, datatype="FP64")
-        return self
-
-
-class ArgMax(_Part):
-    """The position of the largest value along an axis."""
-
-    axis: int = -1
-    """The axis; -1 is the last."""
-    equals: Values
-    """The position, or positions: one for each row."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        fit(self.equals, key="equals", shape=None, datatype="UINT64")
-        return self
-
-
-class Sum(_Part):
-    """What the values along an axis add up to."""
-
-    axis: int = -1
-    """The axis; -1 is the last."""
-    value: float
-    """Their sum."""
-    atol: Annotated[float, Field(ge=0)] | None = None
-    """How far from it the sum may be. By default what the datatype allows."""
-
-
-class OutputExpect(_Part):
-    """What is expected of one output tensor. Everything that is given must hold."""
-
-    dtype: Datatype | None = None
-    """Its datatype."""
-    shape: Shape | None = None
-    """Its shape."""
-    equals: Values | None = None
-    """Its values, exactly."""
-    allclose: AllClose | None = None
-    """Its values, nearly."""
-    argmax: ArgMax | None = None
-    """Where it is largest."""
-    sum: Sum | None = None
-    """What it adds up to."""
-    finite: bool | None = None
-    """`true`: no value is infinite or not a number."""
-    range: tuple[float, float] | None = None
-    """The smallest and the largest value that are allowed: `[0, 1]`."""
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if not self.model_fields_set:
-            raise refusal(
-                "nothing is expected of this output", "equals: [...], allclose: {values: [...]}, finite: true, ..."
-            )
-        if self.range is not None and not self.range[0] <= self.range[1]:
-            raise refusal("no value is in this range", "the smaller one first: range: [0, 1]", at=("range",))
-        if self.equals is not None:
-            fit(self.equals, key="equals", shape=self.shape, datatype=self.dtype)
-        return self
-
-
-class Refusal(_Part):
-    """An answer that says no."""
-
-    code: Annotated[int, Field(ge=400, le=599)]
-    """The HTTP status."""
-    match: str = ""
-    """A regular expression that Triton's message must match somewhere. Without one, any message will do."""
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        try:
-            re.compile(self.match)
-        except re.error as error:
-            raise refusal(f"this is not a regular expression: {error}", "unexpected shape", at=("match",)) from error
-        return self
-
-
-class Status(_Part):
-    """How the request must end, where it is not to succeed."""
-
-    error: Refusal
-    """The request must be refused, in this way."""
-
-
-class Expect(_Part):
-    """What the answer must be."""
-
-    status: Status | None = None
-    """How the request must end, where it is not to succeed."""
-    outputs: Mapping[Text, OutputExpect] = {}
-    """What is expected of each output, by name."""
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if self.status and self.outputs:
-            raise refusal("a request that is refused has no outputs", "keep status, or outputs", at=("outputs",))
-        if not self.status and not self.outputs:
-            raise refusal("nothing is expected of the answer", "outputs: {NAME: {equals: [...]}}")
-        return self
-
-
-class Check(_Part):
-    """One inference request, and what its answer must be."""
-
-    id: Name
-    """What reports call this check."""
-    model: Text
-    """The model to ask."""
-    version: Positive | None = None
-    """Its version; the latest where none is given."""
-    protocols: Annotated[tuple[Literal["http", "grpc"], ...], Field(min_length=1), distinct("protocol")] = ("http",)
-    """The protocols to ask over. All must give the expected answer."""
-    request: Request
-    """What the server is asked."""
-    expect: Expect
-    """What the answer must be."""
-
-
-class Objective(_Part):
-    """What must hold under load."""
-
-    p50: Duration | None = None
-    """Half of the requests are answered within this time, written `10ms`."""
-    p90: Duration | None = None
-    """As p50, for nine in ten."""
-    p95: Duration | None = None
-    """As p50, for 19 in 20."""
-    p99: Duration | None = None
-    """As p50, for 99 in 100."""
-    error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The part of the requests that may fail, 0 to 1."""
-    min_throughput: Annotated[float, Field(gt=0)] | None = None
-    """Requests per second."""
-
-
-class Load(_Part):
-    """Many requests at once."""
-
-    id: Name
-    """What reports call it."""
-    check: Name
-    """The check whose request is sent and whose answers are expected."""
-    concurrency: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
-    """How many requests are under way at once; each number is a run of its own."""
-    requests: Positive = 100
-    """How many requests each run sends."""
-    slo: Objective = Objective()
-    """What must hold."""
-
-
-class Validate(_Part):
-    """How the image is proved before it is delivered."""
-
-    gpu: Literal["required", "auto", "off"] = "auto"
-    """`auto`: what needs a GPU, and finds none, is reported as unverified, never as passed. `required`: it fails."""
-    startup: Startup = Startup()
-    """How long the server may take to be ready."""
-    checks: Annotated[tuple[Check, ...], distinct("check", lambda check: check.id, "id")] = ()
-    """Inference requests with their answers."""
-    load: Annotated[tuple[Load, ...], distinct("load", lambda load: load.id, "id")] = ()
-    """Runs of many requests."""
-    after: tuple[Name, ...] = ()
-    """What to check once more at the end: `health`, `gpu`, or a check's id."""
 
 
 # -- the whole ------------------------------------------------------------------------------------
@@ -634,7 +409,7 @@ class Origin:
     document: Document
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A recipe for one slim Triton Inference Server image."""
 
     version: Annotated[Literal[1], BeforeValidator(_version)] = 1

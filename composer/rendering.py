@@ -8,14 +8,18 @@ from composer.errors import NotFound
 
 
 def render(template: str, name: str, value: object) -> str:
-    """The text of a template whose one variable is called `name`.
+    """The text of a template whose one variable is called `name`. In HTML every text of it is escaped.
 
     Raises `NotFound` where the installation lacks the template.
     """
     import jinja2
 
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=template.endswith(".html.j2"),
     )
     return environment.from_string(template_text(template)).render({name: value})
 

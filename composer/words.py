@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
 _LOGIN: Final = re.compile(r"//[^/\s:@]*:[^/\s@]+@")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
@@ -31,6 +32,21 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def latency(seconds: float) -> str:
+    """A time that a request took, in three digits: `853 µs`, `1.23 ms`, `12.3 s`."""
+    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * factor < 999.5:
+            return f"{digits(seconds * factor)} {unit}"
+    return f"{digits(seconds)} s"
+
+
+def digits(value: float) -> str:
+    """A number in three digits, and in all of those before the point: `0`, `0.0123`, `4.5`, `12,346`."""
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
 def short(digest: str) -> str:
     """The twelve digits that people tell digests apart by."""
     return digest.removeprefix("sha256:")[:12]
@@ -52,3 +68,15 @@ def ratio(before: int, after: int) -> str:
 def masked(text: str) -> str:
     """A text without the login that an address in it may carry."""
     return _LOGIN.sub("//***@", text)
+
+
+def plain(text: str) -> str:
+    """A text without what a terminal, a browser or an XML reader would obey or refuse. Lines stay lines."""
+    text = _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
+    return "".join(_shown(each) for each in text)
+
+
+def _shown(letter: str) -> str:
+    if letter == "\n" or letter.isprintable():
+        return letter
+    return " " if letter.isspace() else "?"

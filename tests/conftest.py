@@ -6,10 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from composer.checks.report import Report
+from tests import proofs
 from tests.quickstart import Quickstart, make_quickstart
 from tests.services.dockerd import DOCKER, DOCKERD, Dockerd, running_dockerd
 
@@ -26,8 +29,9 @@ HERE = Path(__file__).parent
 QUICK = ("unit/", "golden/", "compose/")
 LONG = (
     *("docker/test_network.py", "docker/test_on_top.py", "docker/test_dockerfile.py", "parity/test_law.py"),
-    *("triton/test_rootfs.py", "docker/test_quoting.py", "triton/test_quickstart.py", "faults/test_bad_input.py"),
-    *("faults/test_interruptions.py", "triton/test_command_line.py", "registry/test_builds.py"),
+    *("triton/test_rootfs.py", "triton/test_load.py", "docker/test_quoting.py", "triton/test_quickstart.py"),
+    *("faults/test_bad_input.py", "faults/test_interruptions.py", "triton/test_command_line.py"),
+    "registry/test_builds.py",
 )
 """The modules that take longest, the longest first."""
 
@@ -52,6 +56,18 @@ def _turn(item: pytest.Item) -> int:
         return 1
     place = LONG.index(name) if name in LONG else len(LONG)
     return place + 2 if place else 0
+
+
+@pytest.fixture(autouse=True)
+def reports_are_as_their_schema_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every report that a test comes by against the published schema."""
+    made = Report.__init__
+
+    def checked(self: Report, **what: Any) -> None:
+        made(self, **what)
+        proofs.require_valid(self)
+
+    monkeypatch.setattr(Report, "__init__", checked)
 
 
 def require(*tools: str) -> None:

@@ -1,53 +1,41 @@
-"""Prove that a server serves: its health, its models, its answers, its GPU; once more after the load."""
+"""Prove that a server serves: its health, its models, its answers, its GPU, under load; once more after it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from composer.checks.client import Client, NoAnswer
-from composer.checks.gpu import gpu
+from composer.checks.diagnosing import diagnosed
+from composer.checks.gpu import baseline, gpu
 from composer.checks.health import health, still_healthy
 from composer.checks.inference import inference, one_check
-from composer.checks.report import Report, Result
-from composer.checks.subject import Subject
+from composer.checks.load import load
+from composer.checks.logs import logs
+from composer.checks.report import About, Report, Result
+from composer.checks.subject import Subject, Terms
 from composer.events import Emit, Logged
+from composer.protocol.http import Client
+from composer.protocol.messages import NoAnswer
 from composer.runners import Running
 
-if TYPE_CHECKING:
-    from composer.recipe import Validate
-
-__all__ = ["CHECKS", "Report", "Result", "prove"]
+__all__ = ["CHECKS", "About", "Report", "Result", "Terms", "announced", "prove"]
 
 
-def prove(
-    running: Running,
-    validation: Validate,
-    models: Sequence[str],
-    *,
-    base: Path,
-    emit: Emit,
-    clock: Callable[[], float] = time.monotonic,
-) -> Report:
-    """Run every check against a server that was started just now. Never raises for what a server does.
-
-    `models` are the names that it must serve, no more and no fewer. Paths in the checks start from `base`.
-    """
+def prove(running: Running, terms: Terms, *, emit: Emit, clock: Callable[[], float] = time.monotonic) -> Report:
+    """Run every check against a server that was started just now. Never raises for what a server does."""
     client = Client(running.http)
     try:
-        subject = Subject(
-            running=running, validation=validation, models=models, base=base, client=client, emit=emit, clock=clock
-        )
-        results = tuple(_announced(_all(subject), emit))
-        return Report(results=results, server=_server(client))
+        subject = Subject(running=running, terms=terms, client=client, emit=emit, clock=clock)
+        results = tuple(announced(_all(subject), emit))
+        return diagnosed(Report(results=results, about=About(server=_server(client))), subject)
     finally:
         client.close()
 
 
-def _announced(results: Iterator[Result], emit: Emit) -> Iterator[Result]:
+def announced(results: Iterator[Result], emit: Emit) -> Iterator[Result]:
+    """Results, each told as it comes."""
     for result in results:
         emit(Logged(text=f"{result.outcome}: {result.id}: {result.message}", source="check"))
         yield result
@@ -57,11 +45,13 @@ def _all(subject: Subject) -> Iterator[Result]:
     up = True
     for name, check in CHECKS.items():
         if not up:
-            yield Result(id=name, outcome="skipped", message="the server is not ready")
+            yield Result(id=name, kind="health", outcome="skipped", message="the server is not ready")
             continue
         for result in check(subject):
             up = up and (result.id != "ready" or result.ok)
             yield result
+        if name == "health" and up:
+            subject = replace(subject, before=baseline(subject))
 
 
 def _after(subject: Subject) -> Iterator[Result]:
@@ -87,7 +77,14 @@ def _server(client: Client) -> str:
 
 Checking = Callable[[Subject], Iterator[Result]]
 
-CHECKS: Final[Mapping[str, Checking]] = {"health": health, "inference": inference, "gpu": gpu, "after": _after}
+CHECKS: Final[Mapping[str, Checking]] = {
+    "health": health,
+    "inference": inference,
+    "load": load,
+    "gpu": gpu,
+    "after": _after,
+    "logs": logs,
+}
 """Every kind of check, in the order in which they run: the GPU's is judged by what ran before it."""
 
 AGAIN: Final[Mapping[str, Checking]] = {"health": still_healthy, "gpu": gpu}

@@ -1,216 +1,181 @@
 """Inference requests whose answers are known. Only an answer proves that a model serves.
 
-Of every output it is always checked that it is there, its datatype, its shape and the number of its values, against
-the model's configuration and against what the recipe says: Triton does not check what a Python model returns.
+Each check is asked in several ways (see `ways`), which are judged alike and must agree with each other.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from composer.checks.client import Answer, NoAnswer
-from composer.checks.inputs import make_tensor
-from composer.checks.matchers import MATCHERS, VALUE_MATCHERS
-from composer.checks.report import Result
-from composer.checks.subject import Subject, fate, timed
-from composer.checks.tensors import NOT_IN_JSON, Tensor, decode, encode
+from composer.checks.agreement import disagreement
+from composer.checks.case import Case, make_case
+from composer.checks.inference_evidence import evidence_of
+from composer.checks.judging import Fault
+from composer.checks.playing import Played, ask_all, ask_once
+from composer.checks.report import Outcome, Result
+from composer.checks.sequences import in_turn
+from composer.checks.subject import Subject, timed
+from composer.checks.ways import GRPC, JSON, Answer, Asker, Choice, Way, choose
+from composer.protocol.messages import UNREACHABLE, Request
 
 if TYPE_CHECKING:
-    from composer.recipe import Check, OutputExpect, Refusal
+    from composer.recipe_checks import Check
 
 VACUOUS: Final = "V001: it asserts nothing about values, only that an answer of the right form comes"
 """The warning for a check without a value matcher."""
 
-_HEADER_SIZE: Final = "Inference-Header-Content-Length"
-_TYPES: Final = {"TYPE_STRING": "BYTES"}
-"""Datatypes that config.pbtxt spells otherwise than the protocol, but for the prefix."""
+_READ_INEXACTLY: Final = "encoding: [binary]: Triton reads FP64 from JSON with errors in the last place"
+
+
+# -- for others ----------------------------------------------------------------------------------
 
 
 def inference(subject: Subject) -> Iterator[Result]:
-    """A result for each check of the recipe, and one for each protocol that was asked for and cannot be spoken."""
-    for check in subject.validation.checks:
-        yield one_check(subject, check)
-        if "grpc" in check.protocols:
-            message = "it was not asked over gRPC, which tricompose does not speak"
-            yield Result(id=f"{check.id}:grpc", outcome="unverified", message=message)
+    """A result for each check of the recipe."""
+    return (one_check(subject, check) for check in subject.validation.checks)
 
 
 def one_check(subject: Subject, check: Check) -> Result:
-    """Ask once and judge the answer."""
-    return timed(subject, check.id, lambda: _run(subject, check))
+    """Ask, in every way, until it is well or the tries are used up."""
+    begun = subject.clock()
+    for number in range(check.retry.count + 1):
+        if number:
+            time.sleep(check.retry.delay)
+        result = timed(subject, check.id, "inference", lambda: _run(subject, check))
+        if result.ok:
+            break
+    tries = f"; that was try {number + 1} of {check.retry.count + 1}" if number else ""
+    return replace(result, message=result.message + tries, seconds=subject.clock() - begun)
+
+
+def requests_of(subject: Subject, check: Check) -> Sequence[Request]:
+    """The requests that a check comes to; each call gives a sequence a new ID.
+
+    Raises `NoAnswer` for a model that the server does not know, and as `make_tensor`.
+    """
+    case = make_case(subject, check)
+    return in_turn(check, case.requests, case.config)
+
+
+def expected(subject: Subject, check: Check) -> Callable[[Answer], list[str]]:
+    """What judges answers to the first request of a check: it gives all that is wrong with one.
+
+    Raises as `requests_of`.
+    """
+    case = make_case(subject, check)
+    return lambda answer: [fault.message for fault in case.judge(0, [answer]).faults]
+
+
+def judge(subject: Subject, check: Check, answer: Answer) -> list[str]:
+    """All that is wrong with one answer to the first request of a check."""
+    return expected(subject, check)(answer)
+
+
+# -- the check itself ---------------------------------------------------------------------------
 
 
 def _run(subject: Subject, check: Check) -> Result:
-    path = _path(check)
-    config = _config(subject, path)
-    inputs = {name: make_tensor(spec, subject.base) for name, spec in check.request.inputs.items()}
-    body, headers = _request(inputs, config)
-    try:
-        answer = subject.client.post(f"{path}/infer", body, headers, timeout=check.request.timeout)
-    except NoAnswer as error:
-        return _silent(subject, check, path, error)
-    status = check.expect.status
-    faults = _refused(answer, status.error) if status else _faults(subject, check, config, answer)
-    return _judged(check, faults, answer)
+    case = make_case(subject, check)
+    datatypes: dict[str, str] = {}
+    for step in range(len(case.requests)):
+        datatypes |= case.promised(step).datatypes
+    choice = choose(subject, check, case.requests, datatypes)
+    if not choice.ways:
+        return _unasked(check, choice)
+    with closing(Asker(subject)) as asker:
+        played = ask_all(case, choice, asker)
+        faults = _merged(case, {way: one.faults for way, one in played.items()})
+        note = ""
+        if not faults:
+            faults, note = _agreed(case, asker, played)
+    return _result(case, choice, played, faults, note)
 
 
-def _path(check: Check) -> str:
-    version = f"/versions/{check.version}" if check.version else ""
-    return f"/v2/models/{check.model}{version}"
+def _unasked(check: Check, choice: Choice) -> Result:
+    reasons = "; ".join(f"{way}: {reason}" for way, reason in choice.left_out.items())
+    hint = "encoding: [binary]" if tuple(choice.left_out) == (JSON,) else "protocols: [http]"
+    return Result(id=check.id, kind="inference", outcome="error", message=f"it cannot be asked. {reasons}", hint=hint)
 
 
-def _config(subject: Subject, path: str) -> Mapping[str, Any]:
-    """The model's configuration as the server completed it."""
-    answer = subject.client.get(f"{path}/config")
-    if answer.status != 200:
-        raise NoAnswer(f"the server does not know this model: {answer.complaint()}", waited=False)
-    config = answer.json()
-    if not isinstance(config, dict):
-        raise ValueError(f"a model configuration that is {config!r}")
-    return config
+def _merged(case: Case, faults: Mapping[Way, Sequence[Fault]]) -> list[Fault]:
+    """The faults of all ways, with the ways named where they are not the same."""
+    groups: dict[tuple[str, ...], list[Way]] = {}
+    for way, found in faults.items():
+        groups.setdefault(tuple(fault.kind or fault.message for fault in found), []).append(way)
+    if len(groups) == 1:
+        return list(next(iter(faults.values())))
+    return [_of_ways(case, ways, fault) for ways in groups.values() for fault in faults[ways[0]]]
 
 
-# -- asking ------------------------------------------------------------------------------------
+def _of_ways(case: Case, ways: Sequence[Way], fault: Fault) -> Fault:
+    """A fault that only some ways have, with what may be to blame for that."""
+    hint = fault.hint
+    if tuple(ways) == (JSON,) and case.has_fp64:
+        hint = hint or _READ_INEXACTLY
+    if tuple(ways) == (GRPC,) and UNREACHABLE in fault.message:
+        hint = "protocols: [http]"
+    return Fault(message=f"over {_and(ways)}: {fault.message}", hint=hint)
 
 
-def _request(inputs: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
-    """The body and headers of a request for all outputs: those that JSON cannot hold as bytes, the others as JSON."""
-    encoded = [encode(name, tensor) for name, tensor in inputs.items()]
-    document: dict[str, Any] = {"inputs": [head for head, _ in encoded]}
-    outputs = {output["name"]: _datatype(output) for output in config.get("output") or ()}
-    if set(outputs.values()) & set(NOT_IN_JSON):
-        document["outputs"] = [
-            {"name": name, "parameters": {"binary_data": datatype in NOT_IN_JSON}} for name, datatype in outputs.items()
-        ]
-    head = json.dumps(document).encode()
-    tail = b"".join(body for _, body in encoded)
-    if not tail:
-        return head, {"Content-Type": "application/json"}
-    return head + tail, {"Content-Type": "application/octet-stream", _HEADER_SIZE: str(len(head))}
+def _agreed(case: Case, asker: Asker, played: Mapping[Way, Played]) -> tuple[list[Fault], str]:
+    """Where the ways differ from each other, unless the model does so by itself; or a note that it does."""
+    (first, reference), *others = played.items()
+    for way, other in others:
+        difference = disagreement(reference.plays[0], other.plays[0], inexact=way == JSON and case.has_fp64)
+        if difference is None:
+            continue
+        again = (
+            disagreement(one.plays[0], ask_once(case, asker, at)) for at, one in ((first, reference), (way, other))
+        )
+        if any(again):
+            return [], "; its answers differ from one to the next, so the ways cannot be compared"
+        told = difference.told(f"over {first}", f"over {way}")
+        return [Fault(message=f"the ways do not agree: {told}")], ""
+    return [], ""
 
 
-def _silent(subject: Subject, check: Check, path: str, error: NoAnswer) -> Result:
-    """No answer: because the server died, or because the model never gave one."""
-    message = f"{error}{fate(subject)}"
-    if error.waited and _counted(subject, path):
-        message += "; the server counts the request as answered: the model returned no response (None from execute?)"
-    return Result(id=check.id, outcome="failed", message=message)
+# -- what comes of it ----------------------------------------------------------------------------
 
 
-def _counted(subject: Subject, path: str) -> bool:
-    """Whether the server believes that it has served the model."""
-    try:
-        stats = subject.client.get(f"{path}/stats").json()
-        return any(row["inference_stats"]["success"]["count"] for row in stats["model_stats"])
-    except (NoAnswer, ValueError, KeyError, TypeError):
-        return False
-
-
-# -- judging -----------------------------------------------------------------------------------
-
-
-def _judged(check: Check, faults: Sequence[str], answer: Answer) -> Result:
-    evidence = {"status": answer.status, "bytes": len(answer.body)}
+def _result(case: Case, choice: Choice, played: Mapping[Way, Played], faults: Sequence[Fault], note: str) -> Result:
+    evidence = evidence_of(case, choice, played)
+    name = case.check.id
     if faults:
-        return Result(id=check.id, outcome="failed", message="; ".join(faults), evidence=evidence)
-    message = "the answer is as expected" if _asserts(check) else VACUOUS
-    return Result(id=check.id, outcome="passed", message=message, evidence=evidence)
+        message = "; ".join(dict.fromkeys(fault.message for fault in faults))
+        hint = next((fault.hint for fault in faults if fault.hint), "")
+        return Result(id=name, kind="inference", outcome="failed", message=message, hint=hint, evidence=evidence)
+    message = f"{_well(case, choice)}{note}"
+    if _asserts(case.check):
+        return Result(id=name, kind="inference", outcome="passed", message=message, evidence=evidence)
+    outcome: Outcome = "failed" if case.subject.terms.strict else "passed"
+    hint = _value_hint(played)
+    return Result(id=name, kind="inference", outcome=outcome, message=VACUOUS, hint=hint, evidence=evidence)
+
+
+def _well(case: Case, choice: Choice) -> str:
+    count = case.check.repeat * len(case.requests)
+    what = f"all {count} answers are as expected" if count > 1 else "the answer is as expected"
+    asked = f" over {_and(choice.ways)}" if len(choice.ways) > 1 else ""
+    left = "".join(f"; not asked over {way}: {reason}" for way, reason in choice.left_out.items())
+    return f"{what}{asked}{left}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _asserts(check: Check) -> bool:
-    """Whether each output that the check names has a matcher that says what its values are."""
-    return all(any(_given(one, name) for name in VALUE_MATCHERS) for one in check.expect.outputs.values())
+    """Whether it says of each output that it names what the values are, or that there must be none."""
+    return all(
+        wanted.status or (wanted.all_outputs and all(one.asserts_values for one in wanted.all_outputs))
+        for wanted in check.expectations
+    )
 
 
-def _given(expected: OutputExpect, name: str) -> bool:
-    return getattr(expected, name) is not None
-
-
-def _refused(answer: Answer, wanted: Refusal) -> list[str]:
-    """For a request that is to be refused: what is wrong with the refusal."""
-    if answer.status != wanted.code:
-        return [f"HTTP {wanted.code} is expected, it is {answer.status}"]
-    if wanted.match and not re.search(wanted.match, answer.complaint()):
-        return [f"the refusal does not match {wanted.match!r}: {answer.complaint()}"]
-    return []
-
-
-def _faults(subject: Subject, check: Check, config: Mapping[str, Any], answer: Answer) -> list[str]:
-    """All that is wrong with an answer."""
-    if answer.status != 200:
-        return [f"HTTP {answer.status}: {answer.complaint()}{fate(subject)}"]
-    outputs = _outputs(answer)
-    declared = {output["name"]: output for output in config.get("output") or ()}
-    faults = []
-    for name in dict.fromkeys([*declared, *check.expect.outputs]):
-        if name not in outputs:
-            faults.append(f"output {name} is missing: the answer has {', '.join(sorted(outputs)) or 'no outputs'}")
-            continue
-        found = _output_faults(subject, outputs[name], declared.get(name), check.expect.outputs.get(name), config)
-        faults += [f"output {name}: {fault}" for fault in found]
-    return faults
-
-
-def _outputs(answer: Answer) -> dict[str, Tensor]:
-    size = int(answer.headers.get(_HEADER_SIZE.lower(), len(answer.body)))
-    document = json.loads(answer.body[:size])
-    return decode(document.get("outputs") or [], answer.body[size:])
-
-
-def _output_faults(
-    subject: Subject,
-    tensor: Tensor,
-    declared: Mapping[str, Any] | None,
-    expected: OutputExpect | None,
-    config: Mapping[str, Any],
-) -> list[str]:
-    faults = [*_form(tensor, declared, config), *_as_expected(tensor, expected)]
-    if faults or expected is None:
-        return faults
-    matched = ((name, match(getattr(expected, name), tensor, subject.base)) for name, match in _asked(expected))
-    return [f"{name}: {fault}" for name, fault in matched if fault]
-
-
-def _asked(expected: OutputExpect) -> Iterator[tuple[str, Any]]:
-    return ((name, match) for name, match in MATCHERS.items() if _given(expected, name))
-
-
-def _form(tensor: Tensor, declared: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Iterator[str]:
-    """Where a tensor is not of the form that the model's configuration promises, or contradicts itself."""
-    count = math.prod(tensor.shape)
-    if len(tensor.values) != count:
-        yield f"it has {len(tensor.values)} values, its shape {list(tensor.shape)} has {count}"
-    if declared is None:
-        yield "the model's configuration has no such output"
-        return
-    if tensor.datatype != _datatype(declared):
-        yield f"its datatype is {tensor.datatype}, the model's configuration says {_datatype(declared)}"
-    dims = _dims(declared, config)
-    if len(dims) != len(tensor.shape) or any(
-        want not in (-1, got) for want, got in zip(dims, tensor.shape, strict=True)
-    ):
-        yield f"its shape is {list(tensor.shape)}, the model's configuration says {dims}"
-
-
-def _as_expected(tensor: Tensor, expected: OutputExpect | None) -> Iterator[str]:
-    if expected is None:
-        return
-    if expected.dtype is not None and tensor.datatype != expected.dtype:
-        yield f"its datatype is {tensor.datatype}, {expected.dtype} is expected"
-    if expected.shape is not None and tensor.shape != tuple(expected.shape):
-        yield f"its shape is {list(tensor.shape)}, {list(expected.shape)} is expected"
-
-
-def _datatype(output: Mapping[str, Any]) -> str:
-    name = str(output["data_type"])
-    return _TYPES.get(name, name.removeprefix("TYPE_"))
-
-
-def _dims(output: Mapping[str, Any], config: Mapping[str, Any]) -> list[int]:
-    """The shape of an output in an answer: with the batch dimension in front, where the model has one."""
-    dims = [int(size) for size in output["dims"]]
-    return [-1, *dims] if int(config.get("max_batch_size") or 0) > 0 else dims
+def _value_hint(played: Mapping[Way, Played]) -> str:
+    names = [name for one in played.values() for outputs in one.outputs for name in outputs]
+    return f"outputs: {{{names[0]}: {{equals: [...]}}}}" if names else "outputs: {NAME: {equals: [...]}}"

@@ -3,45 +3,84 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composer.checks.client import Client, NoAnswer
-from composer.checks.report import Result
+from composer.checks.report import Kind, Result
 from composer.errors import TricomposeError
 from composer.events import Emit
+from composer.protocol.http import Client
+from composer.protocol.messages import NoAnswer
 from composer.runners import Running
 
 if TYPE_CHECKING:
+    from composer.checks.goldens import Recorder
+    from composer.checks.gpu_evidence import Moment
+    from composer.models.repository import ModelRepository
     from composer.recipe import Validate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a server is held to. `ignored` are the rules of lint that the recipe passes over, with its reasons.
+
+    `models` are the names that it must serve, no more and no fewer; None where nobody said. Paths of the recipe start
+    from `base`. `repositories` are the models as they lie here, where they do; `digests` say by name what goldens are
+    tied to, and `image` is the digest of what is proved, `env` its environment. `off` are the protocols that the server was told not to
+    speak. With `strict` a check that asserts nothing fails; with `allow_stale` goldens of other models count; with a
+    `recorder` goldens are not compared but kept.
+    """
+
+    validation: Validate
+    models: Sequence[str] | None
+    base: Path
+    release: str | None = None
+    repositories: Sequence[ModelRepository] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    off: Sequence[str] = ()
+    strict: bool = False
+    allow_stale: bool = False
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    recorder: Recorder | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A server that is to be proved, and what is expected of it. Paths of the recipe start from `base`."""
+    """A server that is to be proved, and what it is held to. `before` is what was seen of GPUs before any check."""
 
     running: Running
-    validation: Validate
-    models: Sequence[str]
-    base: Path
+    terms: Terms
     client: Client
     emit: Emit
     clock: Callable[[], float] = time.monotonic
+    before: Moment | None = None
+
+    @property
+    def validation(self) -> Validate:
+        """What the recipe says."""
+        return self.terms.validation
+
+    @property
+    def base(self) -> Path:
+        """Where the recipe's paths start."""
+        return self.terms.base
 
 
-def timed(subject: Subject, name: str, check: Callable[[], Result]) -> Result:
+def timed(subject: Subject, name: str, kind: Kind, check: Callable[[], Result]) -> Result:
     """The result of `check` with the time that it took; an `error` where it could not be done."""
     begun = subject.clock()
     try:
         result = check()
     except NoAnswer as error:
-        result = Result(id=name, outcome="failed", message=f"{error}{fate(subject)}")
+        result = Result(id=name, kind=kind, outcome="failed", message=f"{error}{fate(subject)}")
     except TricomposeError as error:
-        result = Result(id=name, outcome="error", message=error.message)
+        result = Result(id=name, kind=kind, outcome="error", message=error.message, hint=error.hint or "")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        result = Result(id=name, outcome="error", message=f"the server's answer makes no sense: {error!r}")
+        result = Result(id=name, kind=kind, outcome="error", message=f"the server's answer makes no sense: {error!r}")
     return replace(result, seconds=subject.clock() - begun)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from composer.console import words
+from composer import words
 from composer.errors import BuildFailed, NoRoom, Problem, RecipeError, TricomposeError
 
 INTERRUPTED: Final = 130

@@ -11,7 +11,8 @@ from xml.etree import ElementTree as Xml
 from rich.console import RenderableType
 from rich.text import Text
 
-from composer.console import results, words
+from composer import words
+from composer.console.tables import table
 from composer.models.lint import RULES, Finding, Rule
 from composer.models.repository import Model
 
@@ -100,7 +101,7 @@ def rule_text(rule: Rule) -> Iterator[RenderableType]:
 
 def rules_text(rules: Sequence[Rule]) -> RenderableType:
     """A table of rules."""
-    made = results.table("RULE", "SEVERITY", "RELEASES", "WHAT IT IS ABOUT")
+    made = table("RULE", "SEVERITY", "RELEASES", "WHAT IT IS ABOUT")
     for one in rules:
         since, until = one.since or "", one.until or ""
         span = (
@@ -112,7 +113,7 @@ def rules_text(rules: Sequence[Rule]) -> RenderableType:
 
 def models_text(models: Sequence[Model]) -> RenderableType:
     """A table of models."""
-    made = results.table("MODEL", "BACKEND", "VERSIONS", "SERVED", "BATCH", "SIZE", numbers=("SIZE", "BATCH"))
+    made = table("MODEL", "BACKEND", "VERSIONS", "SERVED", "BATCH", "SIZE", numbers=("SIZE", "BATCH"))
     for one in models:
         backend = "(ensemble)" if one.is_ensemble else one.backend or "?"
         versions = ", ".join(map(str, one.versions)) or "none"

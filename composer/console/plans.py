@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from composer.console import words
-from composer.console.results import table
+from composer import words
+from composer.console.tables import table
 from composer.engines.trtexec import Made
 from composer.models.tensorrt import RECORD
 

@@ -22,7 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from composer.console import words
+from composer import words
 from composer.events import BuildStep, Event, Logged, StageFinished, StageStarted, Transferred, Warned
 
 LINE_EVERY: Final = 5.0

@@ -11,9 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from composer import config as configs
+from composer import words
 from composer.cache import CacheContents
 from composer.checks.report import Report
-from composer.console import words
+from composer.console.proofs import proof_text
+from composer.console.proofs import report_text as report_text
+from composer.console.tables import facts, table
 from composer.inventory import Component
 from composer.oci.image import Descriptor, Image
 from composer.pipeline import Outcome
@@ -21,35 +24,11 @@ from composer.plan import Add, Graft, Plan, Reuse, Slice, Split, Step, Unread, s
 from composer.releases import Release
 from composer.with_docker import DockerPlan
 
-UNVERIFIED: Final = (
-    "unverified: it could not be seen on this machine, and may be wrong elsewhere. It does not count as passed."
-)
-
 _OUR_LABELS: Final = {
     configs.UPSTREAM_LABEL: "upstream",
     configs.BACKENDS_LABEL: "backends",
     configs.VALIDATION_LABEL: "proof",
 }
-
-
-def table(*headers: str, numbers: Sequence[str] = ()) -> Table:
-    """A table without lines, that pastes well. `numbers` are the headers of columns that stand to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
-    for header in headers:
-        made.add_column(
-            header, justify="right" if header in numbers else "left", overflow="fold", no_wrap=header in numbers
-        )
-    return made
-
-
-def facts(rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and what they are."""
-    made = Table.grid(padding=(0, 2))
-    made.add_column(no_wrap=True, min_width=9)
-    made.add_column(overflow="fold")
-    for name, text in rows:
-        made.add_row(Text(name, style="bold"), Text(text))
-    return made
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -234,22 +213,11 @@ def _savings(plan: Plan | DockerPlan, image: Image, report: Report | None, name:
             dropped.add_row(Text(one.key), words.size(one.size), str(one.files))
         yield dropped
         yield Text()
-    yield from _proof(report)
+    yield from proof_text(report)
 
 
 def _layers(image: Image) -> str:
     return words.count(len(image.layers), "layer")
-
-
-def _proof(report: Report | None) -> Iterator[RenderableType]:
-    if report is None:
-        yield facts([("proof", "none: the image was not started, and its label says so")])
-        return
-    yield facts([("proof", tally(report))])
-    rest = [result for result in report.results if result.outcome != "passed"]
-    yield from (Text(f"  {result.outcome}  {result.id}: {result.message}") for result in rest)
-    if any(result.outcome == "unverified" for result in rest):
-        yield Text(f"  {UNVERIFIED}")
 
 
 def layers_size(image: Image) -> int:
@@ -289,39 +257,6 @@ def _parts_json(plan: Plan | DockerPlan) -> dict[str, Any]:
         }
     parts = (key.partition("/") for key in plan.kept)
     return {"kept": [{"kind": kind, "name": name} for kind, _, name in parts], "dropped": None}
-
-
-# -- validate -----------------------------------------------------------------------------------------------------
-
-
-def tally(report: Report) -> str:
-    """`4 passed, 1 unverified`: the words in the order in which they first came."""
-    outcomes = [result.outcome for result in report.results]
-    return ", ".join(f"{outcomes.count(word)} {word}" for word in dict.fromkeys(outcomes)) or "nothing was checked"
-
-
-def report_text(report: Report) -> Iterator[RenderableType]:
-    """The checks, one a line."""
-    made = table("OUTCOME", "CHECK", "SECONDS", "WHAT", numbers=("SECONDS",))
-    styles = {"passed": "green", "failed": "bold red", "error": "bold red", "unverified": "yellow"}
-    for result in report.results:
-        made.add_row(
-            Text(result.outcome, style=styles.get(result.outcome, "")),
-            Text(result.id),
-            f"{result.seconds:.2f}",
-            Text(result.message),
-        )
-    yield made
-    yield from (_log(result.evidence) for result in report.results if not result.ok and result.evidence.get("log"))
-    yield Text()
-    server = f" by {report.server}" if report.server else ""
-    yield Text(f"{tally(report)}{server}")
-    if any(result.outcome == "unverified" for result in report.results):
-        yield Text(UNVERIFIED)
-
-
-def _log(evidence: Mapping[str, Any]) -> Text:
-    return Text("\nthe last lines of the server:\n" + "\n".join(f"  {line}" for line in evidence["log"]), style="dim")
 
 
 # -- images and the cache -----------------------------------------------------------------------------------------

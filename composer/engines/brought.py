@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO, Final
+from typing import IO
 
 from composer.compatibility import (
     RELEASE,
@@ -31,19 +29,16 @@ from composer.inventory import HOME, Component
 from composer.knowledge import part_descriptor
 from composer.lock import Upstream, resolve_donor
 from composer.oci.compression import inflate
+from composer.oci.contents import contents
 from composer.oci.copy import Stack
 from composer.oci.image import OCI_LAYER
 from composer.oci.layer import Part
-from composer.oci.layout import room
 from composer.oci.names import Reference
-from composer.oci.tar import DIRECTORY, FILE, LINK, SYMLINK, Entry, read_tar
+from composer.oci.tar import DIRECTORY, LINK, SYMLINK, Entry
 from composer.oci.tree import NeedsLower, Tree, join
 from composer.plan import Graft, Plan
 from composer.recipe import Recipe
 from composer.releases import RELEASES
-
-_IN_MEMORY: Final = 8 << 20
-"""Bytes of a library that are held in memory; a larger one goes to a file while it is looked at."""
 
 
 def find(recipe: Recipe, local: tuple[LocalBackend, ...], upstream: Upstream, shop: Workshop) -> Brought:
@@ -220,8 +215,9 @@ def _part_binaries(part: Part, name: str, shop: Workshop) -> Mapping[str, Binary
     library = f"{BACKENDS}/{name}/libtriton_{name}.so"
     found: dict[str, Binary] = {}
     links: list[tuple[str, str]] = []
-    for entry, stream in _contents(inflate(chunks, origin=origin), origin, shop.cache.path):
-        if entry.kind == FILE and (one := _look(stream, f"{entry.path} of {origin}", strict=entry.path == library)):
+    tar = inflate(chunks, origin=origin)
+    for entry, stream in contents(tar, origin=origin, scratch=shop.cache.path, wanted=_may_be_elf):
+        if stream and (one := _look(stream, f"{entry.path} of {origin}", strict=entry.path == library)):
             found[entry.path] = one
         elif entry.kind in (LINK, SYMLINK):
             links.append((entry.path, entry.link if entry.kind == LINK else join(entry.parent, entry.link)))
@@ -231,28 +227,8 @@ def _part_binaries(part: Part, name: str, shop: Workshop) -> Mapping[str, Binary
     return found
 
 
-def _contents(chunks: Iterable[bytes], origin: str, scratch: Path) -> Iterator[tuple[Entry, IO[bytes]]]:
-    """The entries of a tar, each to be read before the next: with content only where it begins as an ELF file does."""
-    current: Entry | None = None
-    with room(scratch), SpooledTemporaryFile(_IN_MEMORY, dir=str(scratch)) as held:
-        for item in read_tar(chunks, origin=origin):
-            if isinstance(item, Entry):
-                if current:
-                    yield current, _rewound(held)
-                current, begun, promising = item, False, True
-                held.truncate(_rewound(held).tell())
-            else:
-                promising = promising if begun else MAGIC.startswith(bytes(item[: len(MAGIC)]))
-                begun = True
-                if promising:
-                    held.write(item)
-        if current:
-            yield current, _rewound(held)
-
-
-def _rewound(held: IO[bytes]) -> IO[bytes]:
-    held.seek(0)
-    return held
+def _may_be_elf(entry: Entry, head: bytes) -> bool:
+    return head.startswith(MAGIC)
 
 
 def _look(stream: IO[bytes], origin: str, *, strict: bool) -> Binary | None:

@@ -399,7 +399,7 @@ def test_a_build_converts(bench: Bench) -> None:
     upstream.upstream(BASE, packed(server("python", "tensorrt")), base=1)
     bench.model()
     recipe = bench.recipe(SHAPES, f"{upstream.origin}\n").model_copy(update={"backends": "auto"})
-    pipeline.build(recipe, bench.place(recipe), outputs=[upstream.output()], runner=None)
+    pipeline.build(recipe, bench.place(recipe), outputs=[upstream.output()], how=None)
     image = unpack(bench.path / "result", "slim", bench.path / "slim")
     baked = read_plan(image / "models/m/1/model.plan")
     assert isinstance(baked, TensorRtPlan)

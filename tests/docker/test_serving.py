@@ -265,10 +265,21 @@ def test_validate_proves_it_and_leaves_nothing(untouched: Dockerd, quickstart: Q
     report = json.loads(said.stdout)["report"]
     assert report["ok"] is True
     outcomes = {check["id"]: check["outcome"] for check in report["results"]}
-    gpu = outcomes.pop("gpu")
+    gpu = outcomes.pop("gpu:visible")
     assert set(outcomes.values()) == {"passed"}
-    assert {"ready", "models", "sum-and-difference", "linear"} == set(outcomes)
+    assert {"ready", "models", "sum-and-difference", "linear"} < set(outcomes)
+    assert report["about"]["engine"].startswith("docker ")
     assert gpu == "unverified", "no GPU was seen, so nothing is proved of one"
+
+
+def test_a_gpu_that_is_required_and_not_there(untouched: Dockerd, quickstart: Quickstart) -> None:
+    recipe = quickstart.recipe(lambda text: text.replace("validate:\n", "validate:\n  gpu: required\n"), "required")
+    said = tricompose("validate", recipe, "--runner", "docker", "--json", cwd=quickstart.folder)
+    assert said.returncode == 12, said.stderr
+    report = json.loads(said.stdout)["report"]
+    assert [one["number"] for one in report["diagnoses"]] == [1]
+    assert "nvidia-ctk runtime configure" in report["diagnoses"][0]["fix"]
+    assert not any(one["kind"] == "gpu" and one["outcome"] == "passed" for one in report["results"])
 
 
 def test_a_proof_that_fails_there_delivers_nothing(untouched: Dockerd, quickstart: Quickstart, tmp_path: Path) -> None:
@@ -352,9 +363,9 @@ def test_a_gpu_that_is_wanted_is_missed_before_anything_starts(
     said = tricompose(command, recipe, "--runner", "docker", cwd=quickstart.folder)
     assert said.returncode == Unplannable.status
     error, hint = said.stderr.splitlines()[-2:]
-    assert error.startswith("error: Docker cannot give the container a GPU: the NVIDIA Container Toolkit is not set up")
+    assert error.startswith("error: the engine cannot give the container a GPU")
     assert 'could not select device driver ""' in error
-    assert hint.startswith("hint: install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure")
+    assert hint.startswith("hint: sudo apt-get install -y nvidia-container-toolkit && sudo nvidia-ctk runtime configure")
 
 
 def test_stopped_by_someone_in_a_hurry(untouched: Dockerd, quickstart: Quickstart) -> None:

@@ -105,7 +105,7 @@ class Place:
     def build(self, text: str, output: str | None = None, **how: object) -> pipeline.Outcome:
         outputs = [parse_reference(output) if output else self.output()]
         place = self.workplace(**how)  # type: ignore[arg-type]
-        return pipeline.build(self.recipe(text), place, outputs=outputs, runner=None)
+        return pipeline.build(self.recipe(text), place, outputs=outputs, how=None)
 
     def read(self) -> list[str]:
         """The digests of the layers that were read to be rewritten, since the last time this was asked."""

@@ -128,17 +128,94 @@ def test_run_that_is_interrupted_before_it_is_ready(image: str, tmp_path: Path) 
 def test_validate(image: str, right: bool, capfd: pytest.CaptureFixture[str]) -> None:
     if not right:
         Path("recipe.yaml").write_text(RECIPE.replace("[4, 6]", "[4, 7]"))
-    arguments = ["validate", "recipe.yaml", "--image", image, "--runner", "rootfs"]
+    files = {"junit": "proof.xml", "html": "proof.html", "markdown": "proof.md"}
+    asked = [word for kind, path in files.items() for word in ("--report", f"{kind}={path}")]
+    arguments = ["validate", "recipe.yaml", "--image", image, "--runner", "rootfs", *asked]
     status = command.run(tricompose, [*arguments, "--json"])
     document = json.loads(capfd.readouterr().out)
-    outcomes = {one["id"]: one["outcome"] for one in document["report"]["results"]}
+    report = document["report"]
+    outcomes = {one["id"]: one["outcome"] for one in report["results"] if one["kind"] != "image"}
     assert outcomes == {
         "ready": "passed",
         "models": "passed",
+        "model:add": "passed",
         "sum": "passed" if right else "failed",
-        "gpu": "unverified",
+        "gpu:visible": "unverified",
     }
-    assert document["report"]["ok"] is right
-    assert document["report"]["server"].startswith("triton ")
+    assert report["ok"] is right
+    assert report["about"]["server"].startswith("triton ")
+    assert (report["about"]["image"], report["about"]["runner"]) == (image, "rootfs")
+    assert report["diagnoses"] == [], "a wrong value needs no diagnosis"
     assert (status, "error" in document) == ((0, False) if right else (12, True))
     assert os.listdir("tmp") == []
+    for path in files.values():
+        assert "sum" in Path(path).read_text(), "a report is written whether it is good or bad"
+
+
+def validated(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    capfd.readouterr()
+    status = command.run(tricompose, ["validate", *arguments, "--json"])
+    return status, json.loads(capfd.readouterr().out)
+
+
+def test_an_image_without_a_recipe(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, document = validated(capfd, image, "--runner", "rootfs")
+    outcomes = {one["id"]: one["outcome"] for one in document["report"]["results"]}
+    assert outcomes["model:add"] == "passed"
+    assert status == 0
+
+
+def test_an_image_that_is_only_looked_at(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, document = validated(capfd, "recipe.yaml", "--image", image, "--static")
+    results = document["report"]["results"]
+    assert {one["kind"] for one in results} == {"image"}
+    assert status == (0 if all(one["outcome"] == "passed" for one in results) else 12)
+    assert document["report"]["about"]["server"] == ""
+
+
+def test_what_is_not_seen_counts_where_it_must(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("recipe.yaml", "--image", image, "--runner", "rootfs")
+    status, document = validated(capfd, *arguments, "--require-verified")
+    assert (status, document["error"]["code"]) == (14, "unverified")
+    assert document["report"]["ok"] is True
+    Path("recipe.yaml").write_text(RECIPE.replace("validate:\n", "validate:\n  gpu: required\n"))
+    status, document = validated(capfd, *arguments)
+    assert (status, document["error"]["code"]) == (7, "unplannable")
+    assert document["error"]["hint"].endswith("--runner docker")
+
+
+def test_goldens_are_recorded_and_hold(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(RECIPE.replace("{equals: [4, 6]}", "{golden: golden/sum.npy}"))
+    arguments = ("recipe.yaml", "--image", image, "--runner", "rootfs")
+    status, document = validated(capfd, *arguments)
+    assert status == 12, "nothing was recorded"
+    assert "--record" in next(one for one in document["report"]["results"] if one["id"] == "sum")["hint"]
+    status, _ = validated(capfd, *arguments, "--record")
+    assert status == 0
+    assert sorted(os.listdir("golden")) == ["sum.npy", "sum.npy.json"]
+    assert validated(capfd, *arguments)[0] == 0
+    Path("models/add/1/model.py").write_text(Path("models/add/1/model.py").read_text() + "# another\n")
+    status, document = validated(capfd, *arguments)
+    assert status == 12, "the golden is of another model"
+    assert "its files have changed" in document["error"]["message"]
+    assert validated(capfd, *arguments, "--allow-stale")[0] == 0
+
+
+def test_a_server_that_runs_already(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ports = free_ports()
+    with serving(image, ports, "--progress", "plain") as process:
+        first_line_of(process, "stdout", "ready")
+        at = ":".join(str(port) for port in ports.values())
+        status, document = validated(capfd, "recipe.yaml", "--runner", f"remote:127.0.0.1:{at}")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    outcomes = {one["id"]: one["outcome"] for one in document["report"]["results"]}
+    assert (status, outcomes["sum"], outcomes["models"]) == (0, "passed", "passed")
+    assert process.returncode == 0, "it went on until we stopped it"
+
+
+def test_a_server_that_is_not_there(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(RECIPE.replace("{deadline: 60s, stall: 30s}", "{deadline: 1s}"))
+    status, document = validated(capfd, "recipe.yaml", "--runner", "remote:127.0.0.1:1:1:1")
+    assert status == 12
+    assert "was not ready within 1 s" in document["error"]["message"]

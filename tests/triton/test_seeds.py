@@ -11,6 +11,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -41,8 +42,13 @@ def build(recipe: Path, cache: Path, *more: str) -> dict[str, str]:
     line = ("build", recipe, "--cache", cache, "--runner", "rootfs", "-o", "oci:out:1", "--json", *more)
     said = tricompose(*line, cwd=recipe.parents[1])
     assert said.returncode == 0, said.stderr
-    (image,) = json.loads(said.stdout)["builds"][0]["images"]
-    return {check["id"]: check["outcome"] for check in (image["validation"] or {"results": []})["results"]}
+    return {one["id"]: one["outcome"] for one in proof(said.stdout)}
+
+
+def proof(said: str) -> list[dict[str, Any]]:
+    """The results of the one image of a build."""
+    (image,) = json.loads(said)["builds"][0]["images"]
+    return list((image["validation"] or {"results": []})["results"])
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,21 @@ def test_an_example_serves(quickstart: Quickstart, recipes: Path, name: str, ask
     outcomes = build(recipes / f"{name}.yaml", quickstart.cache)
     assert outcomes.pop("gpu") == "unverified"
     assert outcomes == dict.fromkeys(("ready", "models", *asked), "passed")
+
+
+def test_what_instances_and_batches_are_worth(quickstart: Quickstart, recipes: Path) -> None:
+    """The table of the example: who batches, who does not, and who is faster for it."""
+    line = ("build", recipes / "load.yaml", "--cache", quickstart.cache, "--runner", "rootfs", "-o", "oci:out:1")
+    said = tricompose(*line, "--json", cwd=recipes.parent)
+    assert said.returncode == 0, said.stderr
+    runs = {one["id"]: one["evidence"]["runs"] for one in proof(said.stdout) if one["kind"] == "load"}
+    assert list(runs) == ["one", "two", "one-batched", "two-batched"]
+    assert [[run["concurrency"] for run in each] for each in runs.values()] == [[1, 8]] * 4
+    assert [each[0]["batches"]["average"] for each in runs.values()] == [1.0] * 4
+    batches = {name: each[1]["batches"]["average"] for name, each in runs.items()}
+    assert batches["one"] == batches["two"] == 1.0
+    assert batches["one-batched"] > batches["two-batched"] > 1.5
+    assert runs["one-batched"][1]["throughput"] > 1.3 * runs["one"][1]["throughput"]
 
 
 EMBEDDING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
+from rich.text import Text
 
-from composer import errors
-from composer.checks import Report, Result
-from composer.console import Console, results, words
+from composer import errors, words
+from composer.checks import About, Report, Result
+from composer.console import Console
 from composer.console.failures import Failure, explain
 from composer.console.progress import JsonLines, Lively, Plain, Silent, Stage
+from composer.console.proofs import report_text
 from composer.events import BuildStep, Event, Logged, StageFinished, StageStarted, Transferred, Warned
+from tests import proofs
 
 MB = 1_000_000
 
@@ -407,7 +411,7 @@ def test_every_error_has_its_status(kind: Any) -> None:
 
 
 def test_statuses_and_codes_are_told_apart() -> None:
-    assert len({kind.status for kind in KINDS}) == len({kind.code for kind in KINDS}) == len(KINDS) == 11
+    assert len({kind.status for kind in KINDS}) == len({kind.code for kind in KINDS}) == len(KINDS) == 12
 
 
 @pytest.mark.parametrize(
@@ -497,28 +501,60 @@ def test_auto_is_plain_where_there_is_no_terminal(capsys: pytest.CaptureFixture[
 def test_a_report_says_every_outcome_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report(
         results=[
-            Result(id="ready", outcome="passed", message="it is", seconds=1.234),
-            Result(id="sum", outcome="failed", message="3 is not 4"),
-            Result(id="odd", outcome="error", message="no such file"),
-            Result(id="gpu", outcome="unverified", message="no GPU here"),
-            Result(id="after", outcome="skipped", message="nothing to do"),
+            Result(id="ready", kind="health", outcome="passed", message="it is", seconds=1.234),
+            Result(id="sum", kind="health", outcome="failed", message="3 is not 4"),
+            Result(id="odd", kind="health", outcome="error", message="no such file"),
+            Result(id="gpu", kind="gpu", outcome="unverified", message="no GPU here"),
+            Result(id="after", kind="load", outcome="skipped", message="nothing to do"),
         ],
-        server="triton 2.51.0",
+        about=About(server="triton 2.51.0"),
     )
     with console() as made:
-        made.result("report", {}, *results.report_text(report))
+        made.result("report", {}, *report_text(report))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["passed", "ready", "1.23", "it", "is"]
-    assert [line.split()[0] for line in lines[2:6]] == ["failed", "error", "unverified", "skipped"]
-    assert "1 passed, 1 failed, 1 error, 1 unverified, 1 skipped by triton 2.51.0" in lines
+    assert lines[2].split() == ["passed", "ready", "1.23", "it", "is"]
+    assert [line.split()[0] for line in lines[1:9]] == [
+        "Health",
+        "passed",
+        "failed",
+        "error",
+        "GPU",
+        "unverified",
+        "Load",
+        "skipped",
+    ]
+    assert "Failed: 1 passed, 1 failed, 1 error, 1 unverified, 1 skipped, by triton 2.51.0" in lines
     assert any(line.startswith("unverified: it could not be seen on this machine") for line in lines)
 
 
 def test_the_log_of_a_server_that_failed_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    ready = Result(id="ready", outcome="failed", message="it ended", evidence={"log": ["first", "[last]"]})
+    ready = Result(id="ready", kind="health", outcome="failed", message="it ended")
+    report = Report(results=[ready], log=["first", "[last]"])
     with console() as made:
-        made.result("report", {}, *results.report_text(Report(results=[ready])))
+        made.result("report", {}, *report_text(report))
     assert "the last lines of the server:\n  first\n  [last]\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 71, 72, 100, 200])
+@pytest.mark.parametrize("name", proofs.ALL)
+def test_a_report_fits_any_terminal_and_tells_it_nothing(name: str, width: int) -> None:
+    out = Terminal(file=io.StringIO(), width=width, markup=False, highlight=False, emoji=False)
+    for one in report_text(proofs.ALL[name]()):
+        out.print(one, soft_wrap=isinstance(one, str | Text))
+    text = text_of(out)
+    assert all(each.isprintable() or each == "\n" for each in text)
+    letters = "".join(text.split())
+    # On a narrow one nothing stands beside a message.
+    for result in proofs.ALL[name]().results if width < 72 else ():
+        assert "".join(words.plain(result.message).split()) in letters
+
+
+def test_no_color_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal(file=io.StringIO(), width=100, force_terminal=True, markup=False, highlight=False)
+    for one in report_text(proofs.failing()):
+        out.print(one)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text_of(out))
 
 
 EVENTS: list[Event] = [

@@ -24,7 +24,20 @@ from composer.cli import tricompose
 from composer.command import USAGE
 from composer.console.failures import BROKEN_PIPE, BUG, INTERRUPTED
 from composer.oci.image import Platform
-from composer.recipe import Conversion, Network, Recipe, Validate, not_yet, parse_recipe, refuse_unbuilt
+from composer.recipe import (
+    Check,
+    Conversion,
+    GpuProof,
+    ImageExpect,
+    Load,
+    Network,
+    Recipe,
+    Run,
+    Validate,
+    not_yet,
+    parse_recipe,
+    refuse_unbuilt,
+)
 from tests.flags import flag_table
 from tests.parity.place import BASE, Place, packed, server
 from tests.repositories import put_model
@@ -114,10 +127,10 @@ def shown(value: object) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`" if value else ""
-    if isinstance(value, int) and value % (1 << 30) == 0:
+    if isinstance(value, int) and value and value % (1 << 30) == 0:
         return f"`{value >> 30}GiB`"
     if isinstance(value, float):
-        return f"`{value:g}s`"
+        return f"`{value:g}s`" if value else "`0`"
     return f"`{value}`" if isinstance(value, int | str | Platform) and value != "" else ""
 
 
@@ -152,7 +165,10 @@ SAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "files": ("[{source: ./a, target: /a, mode: '0644'}]",),
     "server": ("{log-verbose: 1}",),
-    "run": ("{gpus: all, shm_size: 2g, ports: {http: 9000, grpc: 9001, metrics: 9002}}",),
+    "run": (
+        "{gpus: all, shm_size: 2g, ports: {http: 9000, grpc: 9001, metrics: 9002}, ulimits: {memlock: -1}}",
+        "{env: {A: b}, mounts: [{source: ./a, target: /a}], network: host, extra_hosts: {a: 10.0.0.1}}",
+    ),
     "env": ("{A: b}",),
     "labels": ("{a: b}",),
     "user": ("triton-server",),
@@ -186,8 +202,11 @@ CHECK: Final = (
     " expect: {outputs: {Y: {finite: true}}}}"
 )
 IN_VALIDATE: Final[Mapping[str, tuple[str, ...]]] = {
-    "gpu": (),
-    "startup": ("{deadline: 1s, stall: 1s}",),
+    "gpu": ("required", "off", "{mode: auto, visible: {count: 1, min_driver: '535'}, used_by: [m]}"),
+    "startup": ("{deadline: 1s, stall: 1s, poll: 1s}",),
+    "protocols": ("[http]",),
+    "strict_logs": ("{allow: [a], fail_on: [W]}",),
+    "expect": ("{models: {m: {versions: [1]}}, extensions: [statistics], image: {max_size: 1g}}",),
     "checks": (f"[{CHECK}]",),
     "load": (f"[{{id: b, check: a, requests: 1}}], checks: [{CHECK}]",),
     "after": ("[health]",),
@@ -218,18 +237,22 @@ def unbuilt() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-ELSEWHERE: Final = ("models[].convert",)
-"""Keys with a table of their own, on another page."""
+ELSEWHERE: Final = (
+    *("models[].convert", "run"),
+    *("validate.checks", "validate.load", "validate.gpu", "validate.expect.image"),
+    *("validate.checks[].steps[].request", "validate.checks[].steps[].expect"),
+    "validate.checks[].expect.responses.outputs",
+)
+"""Keys with a table of their own, on another page; and those whose parts are told already."""
 IN_DOCKER: Final = ("hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy")
 """What only Docker builds go by."""
-PARTLY: Final = ("validate.gpu: required", *(f"network.{key}" for key in IN_DOCKER))
+PARTLY: Final = tuple(f"network.{key}" for key in IN_DOCKER)
 
 
 @cache
 def left_out() -> frozenset[str]:
     """What is not built, as keys; and what only goes with it, or has but one value."""
-    built = (what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
-    return frozenset((*built, "validate.checks[].protocols"))
+    return frozenset(what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
 
 
 def hidden(key: str) -> bool:
@@ -242,7 +265,12 @@ GENERATED: Final = {
     "flags": flag_table,
     "bench": bench_table,
     "keys": lambda: key_table("", Recipe),
-    "checks": lambda: key_table("validate.", Validate),
+    "running": lambda: key_table("run.", Run),
+    "validate": lambda: key_table("validate.", Validate),
+    "checks": lambda: key_table("validate.checks[].", Check),
+    "load": lambda: key_table("validate.load[].", Load),
+    "gpu": lambda: key_table("validate.gpu.", GpuProof),
+    "image": lambda: key_table("validate.expect.image.", ImageExpect),
     "conversion": lambda: key_table("models[].convert.", Conversion),
 }
 
@@ -261,7 +289,7 @@ def test_the_tables_are_there() -> None:
         between(page, name)
     assert "| 12 | `check-failed` |" in between(README, "errors")
     assert "`files[].mode`" in between(ROOT / "docs/recipe.md", "keys")
-    assert "`validate.checks[].request.inputs.*.npy`" in between(ROOT / "docs/validation.md", "checks")
+    assert "`validate.checks[].request.inputs.*.npy`" in between(ROOT / "docs/checks-keys.md", "checks")
 
 
 def test_what_is_not_built_is_said() -> None:

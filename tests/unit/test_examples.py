@@ -87,6 +87,12 @@ def test_a_model_file_is_what_its_script_makes(name: str) -> None:
     assert (FOLDER / name).read_bytes() == FILES[name](), "python -m tests.examples"
 
 
+def test_the_models_that_are_compared_differ_in_their_configuration_alone() -> None:
+    programs = {path.read_text() for path in FOLDER.glob("models-load/*/1/model.py")}
+    assert len(programs) == 1
+    assert len(list(FOLDER.glob("models-load/*/1/model.py"))) == 4
+
+
 def test_examples_are_small() -> None:
     """Schema aside, which is as long as the recipe has keys."""
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file() and path.name != "schema.json"}
@@ -176,6 +182,7 @@ TUNED = (
         ("bls", ["python", "pytorch"], ["custom_model", "fc_model_pt"], ()),
         ("densenet", ["onnxruntime"], ["densenet_onnx"], ("--log-verbose=1",)),
         ("labels", ["onnxruntime"], ["model_test"], ("--strict-model-config=true",)),
+        ("load", ["python"], ["one", "one_batched", "two", "two_batched"], ()),
         ("tensorrt", ["tensorrt"], ["tensorrt_fp16_model"], ("--model-control-mode=poll", "--repository-poll-secs=30")),
         ("tuned", ["onnxruntime", "python", "tensorrt"], ["classifier", "standardize"], TUNED),
     ],
@@ -195,7 +202,7 @@ def test_what_an_example_comes_to(
 
 
 def test_each_example_of_a_release_is_planned() -> None:
-    assert {path.stem for path in OF_RELEASES} == {"bls", "densenet", "labels", "ngc", "tensorrt", "tuned"}
+    assert {path.stem for path in OF_RELEASES} == {"bls", "densenet", "labels", "load", "ngc", "tensorrt", "tuned"}
 
 
 def test_a_plan_that_nobody_has_made_is_asked_for(place: Place) -> None:

@@ -32,7 +32,18 @@ from composer.models.lint import (
 from composer.models.lint.rule import RULES, Case, Finding, Found, Repositories, Rule, Severity
 from composer.models.repository import Model, ModelRepository
 
-__all__ = ["FAMILIES", "RULES", "Case", "Finding", "Repositories", "Rule", "Severity", "lint", "refusals"]
+__all__ = [
+    "FAMILIES",
+    "RULES",
+    "Case",
+    "Finding",
+    "Repositories",
+    "Rule",
+    "Severity",
+    "lint",
+    "passed_over",
+    "refusals",
+]
 
 FAMILIES: Final = (
     layout,
@@ -137,6 +148,12 @@ def _suppressed(model: Model, found: Iterable[Finding]) -> Iterator[Finding]:
     for one in found:
         reason = wishes.get((one.rule.id, one.place.line if one.place else 0)) or wishes.get((one.rule.id, 0))
         yield replace(one, suppressed=reason) if reason and one.rule.id != "CFG040" else one
+
+
+def passed_over(model: Model) -> Mapping[str, str]:
+    """The rules that comments in a model's config.pbtxt pass over, on whatever line, with the reasons."""
+    wishes = _wishes(model.configuration.text or "")
+    return {name: reason for (name, _), reason in wishes.items() if reason}
 
 
 def _wishes(text: str) -> Mapping[tuple[str, int], str]:

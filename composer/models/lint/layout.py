@@ -456,18 +456,22 @@ _MISSPELLED: Final = re.compile(
 )
 def misnamed_config(model: Model, case: Case) -> Iterator[Found]:
     """What is probably the model's config has another name or place, so the server does not read it."""
-    if model.configured or _is_a_tools(model):
-        return
-    right = model.folder / CONFIG
-    for entry in model.entries:
+    entry = None if _is_a_tools(model) else misnamed(model)
+    if entry is not None:
+        path, right = model.folder / entry.path, model.folder / CONFIG
+        message = f"the server does not read {entry.path}, and guesses what it can"
+        free = CONFIG not in model.by_path and (entry.link is None or not entry.folder)
+        edit = Edit(path=path, move=right) if free else None
+        yield on(path, message, fix=f"mv {path} {right}" if free else None, edit=edit)
+
+
+def misnamed(model: Model) -> Entry | None:
+    """What is probably the config of a model that has none, under another name or in another place."""
+    for entry in () if model.configured else model.entries:
         here = not entry.folder and _MISSPELLED.fullmatch(entry.name) is not None
         if entry.kind == "file" and (here or (entry.name == CONFIG and entry.folder in model.version_folders)):
-            path = model.folder / entry.path
-            message = f"the server does not read {entry.path}, and guesses what it can"
-            free = CONFIG not in model.by_path and (entry.link is None or not entry.folder)
-            edit = Edit(path=path, move=right) if free else None
-            yield on(path, message, fix=f"mv {path} {right}" if free else None, edit=edit)
-            return
+            return entry
+    return None
 
 
 @rule(

@@ -1,0 +1,77 @@
+"""From results to diagnoses: what was seen of a server whose checks failed, put before the classes of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from composer.checks.models import read_index
+from composer.checks.report import About, Report, Result
+from composer.checks.subject import Subject, Terms
+from composer.diagnosis import UNCLASSIFIED, Refusal, Seen, diagnose, records
+from composer.errors import TricomposeError
+from composer.protocol.messages import NoAnswer
+
+TAIL: Final = 30
+"""Lines of the log that go into a report."""
+
+
+def diagnosed(report: Report, subject: Subject) -> Report:
+    """The report with what its failures mean, and the last lines of the server; as it is where all is well."""
+    if report.ok:
+        return report
+    log = subject.running.logs()
+    seen = _seen(report.results, subject, log)
+    # A server that lives has done something that a check has words for, though no class may fit it.
+    found = [one for one in diagnose(seen) if one.id != UNCLASSIFIED or not seen.ready or seen.exit_code is not None]
+    lines = [line.raw for line in records(log)][-TAIL:]
+    return replace(report, diagnoses=[one.to_json() for one in found], log=lines)
+
+
+def unstarted(error: TricomposeError, terms: Terms, about: About) -> Report:
+    """The report of a server that could not be started at all."""
+    failed = Result(id="start", kind="health", outcome="error", message=error.message, hint=error.hint or "")
+    seen = Seen(engine_error=error.message, release=terms.release or "", gpu_wanted=_wants_gpu(terms))
+    return Report(results=[failed], about=about, diagnoses=[one.to_json() for one in diagnose(seen)])
+
+
+def _seen(results: Sequence[Result], subject: Subject, log: str) -> Seen:
+    code = subject.running.exit_code()
+    ready = any(result.id == "ready" and result.ok for result in results)
+    return Seen(
+        log=log,
+        release=subject.terms.release or "",
+        exit_code=code,
+        ready=ready,
+        hung=not ready and code is None,
+        index=_index(subject) if ready and code is None else (),
+        refusals=tuple(_refusals(results)),
+        unanswered=tuple(_named(results, "unanswered")),
+        empty=tuple(_named(results, "empty")),
+        gpu_wanted=_wants_gpu(subject.terms),
+        gpus=next((result.evidence["visible"] for result in results if "visible" in result.evidence), None),
+        on_cpu=tuple(dict.fromkeys(_named(results, "on_cpu"))),
+        env=subject.terms.env,
+    )
+
+
+def _wants_gpu(terms: Terms) -> bool:
+    return terms.validation.gpu.mode == "required"
+
+
+def _index(subject: Subject) -> Sequence[Mapping[str, Any]]:
+    try:
+        return read_index(subject)
+    except (NoAnswer, ValueError):
+        return ()
+
+
+def _refusals(results: Sequence[Result]) -> Iterator[Refusal]:
+    for result in results:
+        for refused in result.evidence.get("refused", ()):
+            yield Refusal(model=refused["model"], message=refused["message"], code=refused["code"])
+
+
+def _named(results: Sequence[Result], key: str) -> Iterator[str]:
+    return (result.evidence[key] for result in results if result.evidence.get(key))
