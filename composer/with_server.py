@@ -178,8 +178,14 @@ def _looked_and_started(one: Candidate, terms: Terms, how: Proving, emit: Emit) 
     found = list(announced(_look(one, emit), emit))
     if how.static:
         return Report(results=found)
-    report = _started(one, terms, how, emit)
+    report = _started(one, _knowing(terms, found), how, emit)
     return replace(report, results=[*found, *report.results])
+
+
+def _knowing(terms: Terms, looks: Sequence[Result]) -> Terms:
+    """With what was learned by looking."""
+    seen = {name: value for result in looks for name, value in result.evidence.items()}
+    return replace(terms, backends=seen.get("backends", ()), numpy=seen.get("numpy") or "")
 
 
 def _look(one: Candidate, emit: Emit) -> Iterator[Result]:
@@ -225,6 +231,7 @@ def _terms(recipe: Recipe, models: Sequence[str] | None, image: Image | None, ho
         digests=model_digests(repositories) if uses_goldens(validation) else {},
         image=image.manifest.descriptor.digest if image else "",
         env={**_env(image), **recipe.run.env},
+        shm=recipe.run.shm_size,
         off=[name for name in ("http", "grpc") if recipe.server.get(f"allow-{name}") is False],
         strict=how.strict,
         allow_stale=how.allow_stale,

@@ -53,6 +53,9 @@ def _seen(results: Sequence[Result], subject: Subject, log: str) -> Seen:
         gpus=next((result.evidence["visible"] for result in results if "visible" in result.evidence), None),
         on_cpu=tuple(dict.fromkeys(_named(results, "on_cpu"))),
         env=subject.terms.env,
+        shm=subject.terms.shm,
+        backends=subject.terms.backends,
+        numpy=subject.terms.numpy,
     )
 
 

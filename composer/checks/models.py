@@ -91,7 +91,8 @@ _UNNAMED: Final = "expect: {models: {NAME: {}}}   (says what there must be)"
 
 
 def _missing(subject: Subject, rows: Sequence[Row], wanted: Mapping[str, str]) -> Iterator[str]:
-    reasons = failures(subject.running.logs())
+    log = subject.running.logs()
+    reasons = failures(log)
     for name, state in sorted(wanted.items()):
         versions = [row for row in rows if row["name"] == name]
         ill = [row for row in versions if not _serves(row)]
@@ -99,7 +100,7 @@ def _missing(subject: Subject, rows: Sequence[Row], wanted: Mapping[str, str]) -
         if not versions:
             yield f"{name} is not in the server's repository"
         elif state == "READY" and not serves:
-            yield f"{name} is not ready: {_reason(ill or versions, reasons.get(name))}"
+            yield f"{name} is not ready: {_reason(ill or versions, reasons.get(name), log)}"
         elif state != "READY" and serves:
             yield f"{name} is ready, {state} is expected"
 
@@ -109,9 +110,13 @@ def _serves(row: Row) -> bool:
     return row.get("state") == "READY" or row.get("reason") == "unloaded"
 
 
-def _reason(rows: Sequence[Row], logged: str | None) -> str:
+def _reason(rows: Sequence[Row], logged: str | None, log: str) -> str:
     stated = next((row["reason"] for row in rows if row.get("reason")), None)
-    return str(stated or logged or rows[0].get("state") or "it was not loaded, and the log does not say why")
+    if "MODE_EXPLICIT" in log:
+        unasked = "the server loads only what load-model names"
+    else:
+        unasked = "it was not loaded, and the log does not say why"
+    return str(stated or logged or rows[0].get("state") or unasked)
 
 
 def _unwanted(rows: Sequence[Row], wanted: Mapping[str, str]) -> Iterator[str]:

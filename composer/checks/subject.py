@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a server is held to. `ignored` are the rules of lint that the recipe passes over, with its reasons.
+    """What a server is held to, and what is known of it.
 
     `models` are the names that it must serve, no more and no fewer; None where nobody said. Paths of the recipe start
     from `base`. `repositories` are the models as they lie here, where they do; `digests` say by name what goldens are
-    tied to, and `image` is the digest of what is proved, `env` its environment. `off` are the protocols that the server was told not to
-    speak. With `strict` a check that asserts nothing fails; with `allow_stale` goldens of other models count; with a
-    `recorder` goldens are not compared but kept.
+    tied to. `image` is the digest of what was started, `env` its environment, `shm` its bytes of shared memory;
+    `backends` and `numpy` are those in it. `off` are the protocols that it was told not to speak, `ignored` the rules of
+    lint that the recipe passes over, with its reasons. With `strict` a check that asserts nothing fails; with
+    `allow_stale` goldens of other models count; with a `recorder` goldens are not compared but kept.
     """
 
     validation: Validate
@@ -41,6 +42,9 @@ class Terms:
     digests: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    shm: int = 0
+    backends: Sequence[str] = ()
+    numpy: str = ""
     off: Sequence[str] = ()
     strict: bool = False
     allow_stale: bool = False

@@ -322,7 +322,11 @@ def test_a_model_that_ends_the_server(bench: Bench, tmp_path: Path) -> None:
 
 NOTHING: Final[Mapping[str, tuple[Mapping[str, str], tuple[str, ...], str]]] = {
     "empty": ({"README": ""}, (), "good is not in the server's repository"),
-    "explicit": (GOOD, ("--model-control-mode=explicit",), "good is not ready: it was not loaded"),
+    "explicit": (
+        GOOD,
+        ("--model-control-mode=explicit",),
+        "good is not ready: the server loads only what load-model names",
+    ),
 }
 
 

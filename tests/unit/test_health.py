@@ -454,6 +454,15 @@ def test_models_are_exactly_those_expected() -> None:
     assert failed(list(health(subject(server(more, n=CONFIG), models=None)))) == {}
 
 
+def test_a_model_that_nobody_asked_for() -> None:
+    pretender = server([{"name": "m"}])
+    assert failed(list(health(subject(pretender))))["models"].startswith("m is not ready: it was not loaded, and the")
+    pretender.log = "| model_control_mode               | MODE_EXPLICIT |"
+    assert failed(list(health(subject(pretender)))) == {
+        "models": "m is not ready: the server loads only what load-model names"
+    }
+
+
 def test_a_model_that_is_to_be_unavailable() -> None:
     gone = [{"name": "m", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
     down = EXPECT.format("state: UNAVAILABLE")

@@ -24,7 +24,7 @@ from composer.checks.image.subject import Still
 from composer.checks.report import Result
 from composer.errors import Corrupt, TricomposeError
 from composer.events import Emit
-from composer.inventory import Inventory
+from composer.inventory import HOME, Inventory
 from composer.knowledge import Knowledge
 from composer.oci.image import Image
 from composer.oci.store import Store
@@ -96,8 +96,6 @@ def check_image(
 
 def dropped_libraries(upstream: Inventory, components: Sequence[str]) -> Mapping[str, str]:
     """The libraries in components that are left out (`backends/pytorch`), with the component that each lies in."""
-    from composer.inventory import HOME
-
     tree = upstream.tree()
     return {
         entry.name: component
@@ -133,7 +131,17 @@ def _layers(still: Still, reading: Reading) -> Result:
     known = len(still.layers) - reading.read
     how = f"; {words.count(known, 'layer')} known" if known else ""
     good = f"{words.count(len(still.layers), 'layer')}, {words.size(size)}, each as its digest says{how}"
-    return result("layers", good, [], size=size, content=content, layers=len(still.layers), read=reading.read)
+    backends = list(still.tree.children(f"{HOME}/backends"))
+    return result(
+        "layers",
+        good,
+        [],
+        size=size,
+        content=content,
+        layers=len(still.layers),
+        read=reading.read,
+        backends=backends,
+    )
 
 
 def _unread(error: TricomposeError, seconds: float) -> Result:
