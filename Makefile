@@ -3,6 +3,7 @@
 # make soak    look for layers that the rewriter gets wrong, for an hour
 # make judge   have the real tritonserver judge what is new in the corpus of model repositories, and compare with lint
 # make gpu     on a machine with a GPU: prove models on it, and keep what was seen in tests/gpu/recorded
+# make interrupt  interrupt 200 proofs of a real server at random moments; writes tests/triton/INTERRUPTED.md
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
 # make load    how fast our load is, beside ab and h2load on a real server; writes tests/bench/LOAD.md
 
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 # Two lanes, each with a Docker Engine of its own; tests/conftest.py says in which order they take the modules.
 LANES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: gpu demo test test-fast soak lint format judge bench load clean help
+.PHONY: interrupt gpu demo test test-fast soak lint format judge bench load clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -58,6 +59,10 @@ judge: $(READY)
 
 gpu: $(READY)
 	$(BIN)/python -m tests.gpu
+
+interrupt: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.triton.interrupting 100
 
 bench: $(READY)
 	bash .ci/packages

@@ -281,6 +281,7 @@ def _build(
     """
     from composer import pipeline
     from composer.console import results
+    from composer.console.proofs import report_text
     from composer.oci.names import parse_reference
     from composer.reports import write_all as write_reports
     from composer.with_docker import DockerWay
@@ -301,10 +302,10 @@ def _build(
             how = None if no_validate else Proving(runner=runner, strict=strict, complete=complete)
             outcome = pipeline.build(recipe, place, outputs=targets, how=how)
         except (Unproved, Unseen) as error:
-            write_reports(error.reports.values(), files)
             for platform, report in error.reports.items():
                 document = {"platform": platform, **report.to_json()}
-                desk.console.add_result("reports", document, *results.report_text(report))
+                desk.console.add_result("reports", document, *report_text(report))
+            write_reports(error.reports.values(), files)
             raise
         write_reports(outcome.reports.values(), files)
         text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
@@ -357,7 +358,7 @@ def _validate(
       tricompose validate recipe.yaml --runner remote:triton.example.com
     """
     from composer import pipeline
-    from composer.console import results
+    from composer.console.proofs import report_text
     from composer.oci.names import parse_reference
     from composer.reports import write_all as write_reports
     from composer.with_server import Proving, require
@@ -370,8 +371,8 @@ def _validate(
     )
     with _unless_unbuilt(what):
         report = pipeline.validate(recipe, desk.place(recipe), image=reference, how=how)
+    desk.console.result("report", report.to_json(), *report_text(report))
     write_reports([report], files)
-    desk.console.result("report", report.to_json(), *results.report_text(report))
     require({report.about.platform: report}, complete=complete, hint=f"tricompose run {image or what}")
 
 

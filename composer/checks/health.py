@@ -30,6 +30,9 @@ _LONGER: Final = 4
 
 def health(subject: Subject) -> Iterator[Result]:
     """Wait until the server is ready, then compare its models with those expected."""
+    if "http" in subject.terms.off:
+        yield _mute()
+        return
     ready = timed(subject, "ready", "health", lambda: _await_ready(subject))
     yield ready
     if ready.ok:
@@ -85,6 +88,13 @@ def _progress(subject: Subject, patience: float) -> tuple[int, int]:
     except (NoAnswer, ValueError):
         loaded = 0
     return len(subject.running.logs()), loaded
+
+
+def _mute() -> Result:
+    """Of a server that was told not to speak HTTP. To wait for it would be in vain."""
+    message = "whether it is ready is asked over HTTP, and the server is told not to speak it"
+    hint = "server: {allow-http: true}, or build without proof: --no-validate"
+    return Result(id="ready", kind="health", outcome="error", message=message, hint=hint)
 
 
 # -- not ready ------------------------------------------------------------------------------------

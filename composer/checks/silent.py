@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from composer.checks.processes import Stub
@@ -121,17 +122,29 @@ def _settings(model: Served) -> Iterator[Fault]:
     if model.local is None:
         return
     stray = misnamed(model.local)
-    folder = model.local.folder
     if stray is not None:
-        found = differences(read_configuration(folder / stray.path), model.config)
-        message = f"the server does not read {stray.path}, and guessed: {'; '.join(found)}"
-        hint = f"mv {folder / stray.path} {folder / 'config.pbtxt'}"
-    else:
-        found = differences(model.local.configuration, model.config)
-        message = f"it is not served as its {model.local.configuration.path.name} says: {'; '.join(found)}"
-        hint = f"is {folder} what is in the image? If it is, the server changed it: set what it says"
-    if found:
-        yield Fault(thing="config", message=message, hint=hint, rule="LAY018" if stray else "")
+        yield from _unread(model, model.local.folder, stray.path)
+    elif found := differences(model.local.configuration, model.config):
+        folder = model.local.folder
+        yield Fault(
+            thing="config",
+            rule="BAT009" if found[0].startswith("max_batch_size ") else "",
+            message=f"it is not served as its {model.local.configuration.path.name} says: {'; '.join(found)}",
+            hint=f"is {folder} what is in the image? If it is, the server changed it: set what it says",
+        )
+
+
+def _unread(model: Served, folder: Path, path: str) -> Iterator[Fault]:
+    """A config that the server does not read. What is no config at all, for all its name, does not count."""
+    written = read_configuration(folder / path)
+    if written.readable and written.message.ListFields():
+        found = "; ".join(differences(written, model.config)) or "what stands there, and what does not"
+        yield Fault(
+            thing="config",
+            rule="LAY018",
+            message=f"the server does not read {path}, and guessed: {found}",
+            hint=f"mv {folder / path} {folder / 'config.pbtxt'}",
+        )
 
 
 def _labels(model: Served) -> Iterator[Fault]:

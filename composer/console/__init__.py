@@ -95,7 +95,16 @@ class Console:
 
     def _write(self, answer: dict[str, Any]) -> None:
         self._written = True
-        _write(json.dumps({"schema": SCHEMA, **answer}, indent=2, ensure_ascii=False) + "\n")
+        _write(_json({"schema": SCHEMA, **answer}) + "\n")
+
+
+def _json(answer: dict[str, Any]) -> str:
+    try:
+        return json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # a number that JSON does not have, in the evidence of a report
+        from composer.reports.document import jsonable
+
+        return json.dumps(jsonable(answer), indent=2, ensure_ascii=False)
 
 
 def _write(text: str) -> None:

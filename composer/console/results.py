@@ -15,7 +15,6 @@ from composer import words
 from composer.cache import CacheContents
 from composer.checks.report import Report
 from composer.console.proofs import proof_text
-from composer.console.proofs import report_text as report_text
 from composer.console.tables import facts, table
 from composer.inventory import Component
 from composer.oci.image import Descriptor, Image

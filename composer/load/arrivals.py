@@ -137,4 +137,4 @@ def _send_again(again: deque[float], pool: Pool) -> None:
 def _forget(again: deque[float], recorder: Recorder, seconds: float, now: float) -> None:
     while again and again[0] < now - seconds:
         again.popleft()
-        recorder.failed(f"the server took it at no time within {seconds:g} s", now)
+        recorder.failed(f"the server did not take it within {seconds:g} s", now)

@@ -6,6 +6,7 @@ Source: RFC 9112, sections 6 (how long a body is) and 9.3 (whether a connection 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -136,9 +137,10 @@ class _HttpConnection(Connection):
     def _ended(self) -> Sequence[Done]:
         """The server closed the connection: the answer is over, if that was to be its end."""
         text, mark, body = b"".join(self._parts).partition(b"\r\n\r\n")
-        head = self._heads.get(text + mark)
-        if head is not None and head.length == _TO_THE_END:
-            return [self._whole(head, text + mark, body)]
+        with suppress(ValueError):
+            head = read_head(text + mark)
+            if mark and head.length == _TO_THE_END:
+                return [self._whole(head, text + mark, body)]
         self.broken = f"the server closed the connection {'within' if text else 'without'} an answer"
         return ()
 
@@ -165,14 +167,19 @@ def read_head(text: bytes) -> Head:
     if not version.startswith("HTTP/1."):
         raise ValueError(first)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        length = _CHUNKED
-    else:
-        length = int(headers["content-length"]) if "content-length" in headers else _TO_THE_END
-        if length < 0 and "content-length" in headers:
-            raise ValueError(first)
+    length = _length(headers)
     kept = headers.get("connection", "").lower() != "close" and length != _TO_THE_END
     return Head(status=int(status), length=length, kept=kept and version != "HTTP/1.0")
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return _CHUNKED
+    if "content-length" not in headers:
+        return _TO_THE_END
+    if not headers["content-length"].isdecimal():
+        raise ValueError(f"a body of {headers['content-length']} bytes")
+    return int(headers["content-length"])
 
 
 def dechunk(data: bytes) -> bytes | None:

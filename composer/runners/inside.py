@@ -168,7 +168,7 @@ def _bring(mount: Mapping[str, Any], stage: str) -> int:
 
 def _place(stage: str, mount: Mapping[str, Any], flags: int) -> None:
     """Move it from there to where the image shall have it. Links on the way lead where the image says."""
-    target, folder = mount["target"], os.path.isdir(stage)
+    target, folder = os.path.realpath(mount["target"]), os.path.isdir(stage)
     if not os.path.exists(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _make_point(target, folder=folder)

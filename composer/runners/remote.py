@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "remote:"
 SPELLING: Final = "remote:HOST[:HTTP[:GRPC[:METRICS]]], such as remote:triton.example.com:8000, or remote:https://HOST"
 
-_PLACE: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?P<ports>(?::\d{1,5}){0,3})")
+_PLACE: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<ports>(?::\d{1,5}){0,3})")
 
 
 class RemoteRunner:

@@ -243,10 +243,11 @@ def fast(running: Running, way: str, concurrency: int, seconds: float) -> Measur
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.load", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=150, help="of each instance in each run")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--requests", type=int, default=50, help="of each instance in each run")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="tricompose-load-") as folder:
         bench = make_bench(Path(folder))
         with serving(bench, {**MODELS, **CACHED}, CACHE_FLAG) as running:
@@ -256,13 +257,17 @@ def main() -> None:
             ]
             fastest = [(way, number, fast(running, way, number, 3)) for way in WAYS for number in (1, 8, 64)]
         bench.store.close()
-    lines = _markdown(options.rounds, options.requests, compared, fastest)
+    lines = _markdown(options.rounds, options.requests * INSTANCES, (load, os.getloadavg()[0]), compared, fastest)
     options.results.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 def _markdown(
-    rounds: int, count: int, compared: Sequence[Comparison], fastest: Sequence[tuple[str, int, Measured]]
+    rounds: int,
+    count: int,
+    load: tuple[float, float],
+    compared: Sequence[Comparison],
+    fastest: Sequence[tuple[str, int, Measured]],
 ) -> list[str]:
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return [
@@ -271,12 +276,12 @@ def _markdown(
         f"Made by `make load` on {when}. Do not edit: run it again.",
         "",
         f"{os.cpu_count()} cores ({cpu_name()}), which the server has to share with the tool. Triton 2.51.0, over the",
-        "loopback.",
+        f"loopback. Load average {load[0]:.1f} before, {load[1]:.1f} after.",
         "",
         "## The same load, by turns",
         "",
         f"A Python model with {INSTANCES} instances takes 20 ms for an answer, and 100 ms for one in five. Medians of",
-        f"{rounds} runs by each tool, in turns, of {count * INSTANCES} requests each. In each cell ours : theirs, and",
+        f"{rounds} runs by each tool, in turns, of {count} requests each. In each cell ours : theirs, and",
         "ours by theirs.",
         "",
         "| | answers a second | p50 | p90 | p99 |",

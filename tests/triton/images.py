@@ -61,13 +61,20 @@ class Bench:
     settings: Mapping[str, Any]
 
     def image(
-        self, models: Mapping[str, str], *flags: str, command: Sequence[str] = (), user: str = "", **settings: object
+        self,
+        models: Mapping[str, str],
+        *flags: str,
+        command: Sequence[str] = (),
+        user: str = "",
+        links: Mapping[str, str] | None = None,
+        **settings: object,
     ) -> Image:
         """An image that serves `models` (files by path below /models) with the given flags.
 
-        `settings` go into the config: `entrypoint`, `volumes`, with a small letter.
+        `links` are symbolic ones, by path, to what they lead to. `settings` go into the config: `entrypoint`,
+        `volumes`, with a small letter.
         """
-        layer = self._write(_tar({f"models/{path}": text for path, text in models.items()}), OCI_LAYER)
+        layer = self._write(_tar({f"models/{path}": text for path, text in models.items()}, links or {}), OCI_LAYER)
         words = list(command or ("tritonserver", "--model-repository=/models", *flags))
         more = {name.capitalize(): value for name, value in settings.items()}
         config = {
@@ -136,11 +143,15 @@ def _adopt(store: LayoutStore, packed: Path) -> Descriptor:
     return descriptor
 
 
-def _tar(files: Mapping[str, str]) -> bytes:
+def _tar(files: Mapping[str, str], links: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, text in files.items():
             member = tarfile.TarInfo(path)
             member.size, member.mode = len(text.encode()), 0o644
             tar.addfile(member, io.BytesIO(text.encode()))
+        for path, target in links.items():
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
     return buffer.getvalue()

@@ -167,13 +167,18 @@ def faults(ended: Ended, lane: Lane, seconds: float = SECONDS) -> list[str]:
     # Python ends by -2 in place of 130 where the signal came while it compiled code: shells call both 130.
     allowed = {ended.case.status} | ({130, -signal.SIGINT, -signal.Signals[ended.sent]} if ended.sent else set())
     found = []
-    if ended.status not in allowed:
+    if ended.status not in allowed and not _too_early(ended):
         found.append(f"it exits with {ended.status}")
-    if "Traceback" in ended.said:
+    if "Traceback" in ended.said and not _too_early(ended):
         found.append("it shows a traceback")
     if ended.after > seconds:
         found.append(f"it takes {ended.after:.1f} s to end")
     return [f"{ended.case.kind} {ended.sent}: {one}" for one in (*found, *left(lane))]
+
+
+def _too_early(ended: Ended) -> bool:
+    """Whether Python was interrupted before it had come to us: nobody can do anything about how it says that."""
+    return "Traceback" in ended.said and "/composer/" not in ended.said
 
 
 def left(lane: Lane) -> Iterator[str]:
@@ -309,7 +314,7 @@ temporary folders, processes, mounts, containers, images, volumes, networks; at 
 {interrupted}
 
 An end may take {seconds:g} s. `slow` loads for 2 s, `hung` for ever, `refusing` has a model that fails, so that the
-server ends, `crashing` dies of the first request, `silent` is ready and never answers one. Status -15: the signal
+server ends, `crashing` dies of the first request, `silent` is ready and never answers one. Status 1, -15: the signal
 came before Python was up; -2: that too, or while Python compiled code, which shells call 130 too. 0 and 12: all was
 over but for the exit.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def subject(running: Running, checks: str) -> Subject:
     return Subject(running=running, terms=terms, client=Client(running.http), emit=ignore)
 
 
-def check(running: Running, model: str, sent: str, expect: str, more: str = "", timeout: int = 1) -> Result:
+def check(running: Running, model: str, sent: str, expect: str, more: str = "", timeout: int = 5) -> Result:
     """What comes of one check. `sent` are datatype, shape and data of the input X."""
     datatype, shape, data = sent.split(" ", 2)
     inputs = f"inputs: {{X: {{dtype: {datatype}, shape: {shape}, data: {data}}}}}"
@@ -275,7 +276,7 @@ def test_a_refusal_is_expected_once_for_all_ways(running: Running) -> None:
     ],
 )
 def test_requests_that_a_model_cannot_answer(running: Running, model: str, sent: str, words: str, hint: str) -> None:
-    found = check(running, model, sent, "outputs: {Y: {range: [0, 9]}}")
+    found = check(running, model, sent, "outputs: {Y: {range: [0, 9]}}", timeout=1 if model == "mute" else 5)
     assert found.outcome == "failed"
     assert words in found.message
     assert found.hint == hint
@@ -284,7 +285,7 @@ def test_requests_that_a_model_cannot_answer(running: Running, model: str, sent:
 def test_a_model_whose_process_is_gone(running: Running) -> None:
     for _ in range(2):
         expect = "outputs: {Y: {range: [0, 9]}}"
-        found = check(running, "dies", "FP32 [1] [1]", expect, "protocols: [grpc], ", timeout=5)
+        found = check(running, "dies", "FP32 [1] [1]", expect, "protocols: [grpc], ")
         assert "Stub process 'dies_0_0' is not healthy." in found.message
         assert "the Python process that ran the model has ended" in found.hint
 
@@ -303,9 +304,8 @@ def test_a_model_that_rolls_dice(running: Running) -> None:
 def test_a_budget(running: Running) -> None:
     expect = "outputs: {Y: {equals: [7]}}, latency: {budget: 150ms}"
     found = check(running, "slow", "FP32 [1] [7]", expect, "protocols: [grpc], ")
-    assert found.message.startswith("the answer took 20")
-    assert found.message.endswith(" ms, at most 150 ms, after one to warm up")
-    expect = "outputs: {Y: {allclose: {values: [[2, 4]]}}}, latency: {budget: 150ms}"
+    assert re.fullmatch(r"the answer took [2-9]\d\d ms, at most 150 ms, after one to warm up", found.message)
+    expect = "outputs: {Y: {allclose: {values: [[2, 4]]}}}, latency: {budget: 2s}"
     found = check(running, "double", "FP32 [1,2] [1,2]", expect, "repeat: 5, stable: true, ")
     assert (found.outcome, found.message) == ("passed", f"all 5 answers are as expected {EVERYWHERE}")
 
@@ -372,7 +372,7 @@ FLAG = "responses: {min: 3, max: 3, final_flag: true}"
     ],
 )
 def test_a_stream(running: Running, sent: int, expect: str, outcome: str, words: str) -> None:
-    found = check(running, "count", f"INT32 [1] [{sent}]", expect, "mode: stream, ")
+    found = check(running, "count", f"INT32 [1] [{sent}]", expect, "mode: stream, ", timeout=1 if sent < 0 else 5)
     assert (found.outcome, found.message) == (outcome, words)
 
 

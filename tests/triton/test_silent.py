@@ -160,7 +160,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "numpy-2": Case(
         added(echo("numpy-2"), environment("/numpy-2")),
-        {"model:numpy-2:numpy": "it runs with NumPy 2", "numpy-2": ""},
+        {"model:numpy-2:numpy": "it runs with NumPy 2", "numpy-2": "output Y: it has 0 bytes, FP32 [2] takes 8"},
     ),
     "versions": Case(
         added(echo("versions"), "version_policy { specific { versions: [1, 3] } }"),
@@ -180,6 +180,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
 }
 GOOD: Final = echo("good")
+FADING: Final = changed(echo("fades", FADES), "instance_group [{ kind: KIND_CPU }]", "")
 
 
 def check(name: str, expected: str, timeout: str = "1s") -> str:
@@ -249,14 +250,17 @@ def proved(bench: Bench, folder: Path, models: Mapping[str, str], *flags: str, c
 def all_of_them(bench: Bench, tmp_path_factory: pytest.TempPathFactory, extra: Path) -> Proved:
     """One server with all the models that do not take others down."""
     checks = "".join(check(name, case.check, case.timeout) for name, case in CASES.items() if case.check)
-    checks += check("good", "equals: [1, 2]")
-    models = {path: text for case in CASES.values() for path, text in case.files.items()} | GOOD
+    checks += check("good", "equals: [1, 2]") + check("fades", "equals: [1, 2]", "5s")
+    models = {path: text for case in CASES.values() for path, text in case.files.items()} | GOOD | FADING
+    expected = ", ".join(f"{name}: {{}}" for name in [*CASES, "good"])
+    more = f"  expect: {{models: {{{expected}, fades: {{instances: {{KIND_GPU: 1}}}}}}}}\n"
+    more += "  load: [{id: many, check: fades, requests: 40}]\n  after: [fades, health]\n"
     run = (
         f"run:\n  env: {{PYTHONPATH: /modules}}\n  mounts:\n"
         f"    - {{source: {extra}/modules, target: /modules}}\n    - {{source: {extra}/numpy-2, target: /numpy-2}}\n"
     )
     folder = tmp_path_factory.mktemp("silent")
-    return proved(bench, folder, models, "--exit-on-error=false", checks=f"  checks:{checks}\n", more=run)
+    return proved(bench, folder, models, "--exit-on-error=false", checks=f"  checks:{checks}\n{more}", more=run)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -292,23 +296,22 @@ def test_each_has_a_message_of_its_own(all_of_them: Proved) -> None:
     assert len(set(messages.values())) == len(CASES)
 
 
-def test_a_model_whose_process_dies_under_load(bench: Bench, tmp_path: Path) -> None:
-    """It answers well until then, and the server calls it ready to the end. It was to run on a GPU, too."""
-    more = "  load: [{id: many, check: fades, requests: 40}]\n  after: [fades, health]\n"
-    more += "  expect: {models: {fades: {instances: {KIND_GPU: 1}}}}\n"
-    checks = f"  checks:{check('fades', 'equals: [1, 2]', '5s')}\n{more}"
-    models = changed(echo("fades", FADES), "instance_group [{ kind: KIND_CPU }]", "")
-    made = proved(bench, tmp_path, models, checks=checks)
-    found = {result.id: result for result in made.report.results}
+def test_a_model_whose_process_dies_under_load(all_of_them: Proved) -> None:
+    """It answers well until then, and the server calls it ready to the end."""
+    found = {result.id: result for result in all_of_them.report.results}
     for name, words in {
-        "model:fades:instances": "1 of KIND_GPU is expected, it is 1 of KIND_CPU",
         "after:model:fades:process": "1 of the 1 processes that run it ended, though the server calls it ready",
         "after:fades": "Stub process 'fades_0' is not healthy",
     }.items():
-        assert (found[name].outcome, made.ready[name]) == ("failed", 200)
+        assert (found[name].outcome, all_of_them.ready[name]) == ("failed", 200)
         assert words in found[name].message
-    passed = ("models", "fades", "after:ready", "after:models")
-    assert {name: found[name].outcome for name in passed} == dict.fromkeys(passed, "passed")
+    assert (found["fades"].outcome, found["after:ready"].outcome) == ("passed", "passed")
+
+
+def test_a_model_that_was_to_run_on_a_gpu(all_of_them: Proved) -> None:
+    (found,) = [result for result in all_of_them.report.results if result.id == "model:fades:instances"]
+    assert found.message == "fades: its instances: 1 of KIND_GPU is expected, it is 1 of KIND_CPU"
+    assert all_of_them.ready[found.id] == 200
 
 
 def test_a_model_that_ends_the_server(bench: Bench, tmp_path: Path) -> None:

@@ -580,3 +580,10 @@ def test_a_line_to_paste_is_never_broken(capsys: pytest.CaptureFixture[str]) -> 
     with Console(json_output=False, progress="none", verbose=False, quiet=False) as console:
         console.result("images", [], command)
     assert capsys.readouterr().out == f"{command}\n"
+
+
+def test_evidence_that_is_no_number_is_still_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console(json_output=True, progress="none", verbose=False, quiet=False) as made:
+        made.result("report", {"max_abs": float("nan"), "shape": (1, 2)})
+    answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert answer == {"schema": 1, "report": {"max_abs": "NaN", "shape": [1, 2]}}

@@ -172,7 +172,9 @@ def test_a_config_that_nobody_reads(tmp_path: Path, name: str) -> None:
     assert of_files(tmp_path, {name: "max_batch_size: 4"}) == [
         f"config: the server does not read {name}, and guessed: max_batch_size is 8, the file says 4"
     ]
-    assert of_files(tmp_path, {name: "max_batch_size: 8"}) == [], "what is guessed is right"
+    (found,) = of_files(tmp_path, {name: "max_batch_size: 8"})
+    assert found.endswith("guessed: what stands there, and what does not")
+    assert of_files(tmp_path, {name: "this is no config"}) == []
 
 
 def test_a_config_that_is_another(tmp_path: Path) -> None:
@@ -564,6 +566,12 @@ def test_a_hang_after_failures_tells_both() -> None:
 )  # fmt: skip
 def test_how_a_server_ended(code: int, log: str, words: str) -> None:
     assert not_ready(Pretender({}, code=code, log=log)).message == words
+
+
+def test_a_server_that_speaks_no_http_is_not_waited_for() -> None:
+    (found,) = health(subject(Pretender({}), off=["http"]))
+    assert (found.id, found.outcome, found.seconds) == ("ready", "error", 0)
+    assert found.hint == "server: {allow-http: true}, or build without proof: --no-validate"
 
 
 def test_no_call_waits_longer_than_is_left() -> None:

@@ -242,7 +242,7 @@ def test_a_request_that_is_to_be_refused() -> None:
 EVERY = """
     - id: golden
       model: m
-      request: {inputs: {X: {dtype: FP32, shape: [1, 2], data: [1, 2]}}, timeout: 500ms}
+      request: {inputs: {X: {dtype: FP32, shape: [1, 2], data: [1, 2]}}, timeout: 5s}
       expect: {outputs: {Y: {allclose: {values: [[2, 4]]}}}}
 """
 Y = numbers(2, 4)
@@ -295,7 +295,7 @@ def test_a_check_is_asked_in_every_way() -> None:
     assert list(found.evidence["ways"]) == ["http-binary", "grpc", "http-json"]
     for way in found.evidence["ways"].values():
         assert way["status"] == 200
-        assert 0 < way["seconds"] < 0.5
+        assert 0 < way["seconds"] < 5
         assert way["outputs"]["Y"].items() >= {"datatype": "FP32", "shape": [1, 2], "max_abs": 0, "max_rel": 0}.items()
     assert re.fullmatch("[0-9a-f]{64}", found.evidence["request_sha256"])
     assert json.loads(json.dumps(found.to_json())) == found.to_json()
@@ -304,7 +304,7 @@ def test_a_check_is_asked_in_every_way() -> None:
 def test_the_request_is_the_same_in_every_way() -> None:
     seen: list[bytes] = []
     with answering(rpc=lambda data, context: seen.append(data) or grpc_reply({"Y": Y})) as server:  # type: ignore[func-returns-value]
-        check(server, EVERY.replace("timeout: 500ms", "timeout: 500ms, outputs: [Y], parameters: {a: 1}"))
+        check(server, EVERY.replace("timeout: 5s", "timeout: 5s, outputs: [Y], parameters: {a: 1}"))
     bodies = [body for path, body, _ in server.asked if "infer" in path]
     binary, plain = (json.loads(body[: body.rindex(b"}") + 1]) for body in bodies)
     read = service_pb2.ModelInferRequest.FromString(seen[0])
@@ -450,7 +450,7 @@ def test_a_server_without_grpc() -> None:
 def test_where_the_server_is_silent_the_other_ways_are_not_waited_for() -> None:
     with answering(never, never) as server:
         begun = time.monotonic()
-        found = check(server)
+        found = check(server, EVERY.replace("5s", "500ms"))
         assert time.monotonic() - begun < 1
     assert found.message == "no answer within 0.5 s"
     assert found.evidence["ways"] == {
@@ -525,16 +525,17 @@ def slow(times: Iterator[float]) -> Call:
 
 
 def test_latency_is_the_median_after_one_to_warm_up() -> None:
-    budget = EVERY.replace("expect: {", "expect: {latency: {budget: 60ms}, ")
+    budget = EVERY.replace("expect: {", "expect: {latency: {budget: 150ms}, ")
     only = budget.replace("model: m", "model: m\n      protocols: [grpc]\n      repeat: 3")
-    with answering(rpc=slow(iter([0.3, 0.0, 0.2, 0.0]))) as server:
+    with answering(rpc=slow(iter([0.4, 0.0, 0.3, 0.0]))) as server:
         assert check(server, only).outcome == "passed"
-    with answering(rpc=slow(iter([0.0, 0.1, 0.0, 0.1]))) as server:
+    with answering(rpc=slow(iter([0.0, 0.3, 0.0, 0.3]))) as server:
         found = check(server, only)
-    assert re.fullmatch(r"the median of 3 answers took 1\d\d ms, at most 60 ms, after one to warm up", found.message)
-    with answering(rpc=slow(iter([0.3, 0.1]))) as server:
+    words = r"took [3-9]\d\d ms, at most 150 ms, after one to warm up"
+    assert re.fullmatch(f"the median of 3 answers {words}", found.message)
+    with answering(rpc=slow(iter([0.4, 0.3]))) as server:
         found = check(server, only.replace("repeat: 3", "repeat: 1"))
-    assert re.fullmatch(r"the answer took 1\d\d ms, at most 60 ms, after one to warm up", found.message)
+    assert re.fullmatch(f"the answer {words}", found.message)
 
 
 def test_a_check_that_fails_is_tried_again() -> None:
@@ -647,7 +648,7 @@ STREAM = """
     - id: count
       model: m
       mode: stream
-      request: {{inputs: {{X: {{dtype: FP32, shape: [1, 2], data: [1, 2]}}}}, timeout: 500ms}}
+      request: {{inputs: {{X: {{dtype: FP32, shape: [1, 2], data: [1, 2]}}}}, timeout: {}}}
       expect: {{{}}}
 """
 END = streamed(grpc_reply({}, triton_final_response=True))
@@ -657,10 +658,10 @@ def several(*values: float) -> list[bytes]:
     return [streamed(grpc_reply({"Y": numbers(value, value)}, triton_final_response=False)) for value in values]
 
 
-def over_stream(call: Call, expect: str) -> Result:
+def over_stream(call: Call, expect: str, timeout: str = "5s") -> Result:
     with answering(stream=call) as server:
         configured(server, model_transaction_policy={"decoupled": True})
-        return check(server, STREAM.format(expect))
+        return check(server, STREAM.format(timeout, expect))
 
 
 IN_RANGE = "outputs: {Y: {range: [0, 9]}}"
@@ -750,7 +751,7 @@ def endless(requests: Any, context: Any) -> Iterator[bytes]:
 
 
 def test_a_stream_that_does_not_end() -> None:
-    found = over_stream(endless, IN_RANGE)
+    found = over_stream(endless, IN_RANGE, "500ms")
     assert re.fullmatch(r"\d+ responses came, but the stream did not end within 0.5 s", found.message)
     assert "COMPLETE_FINAL" in found.hint
 
@@ -759,7 +760,7 @@ def test_a_stream_with_too_much_is_not_heard_to_its_end() -> None:
     begun = time.monotonic()
     found = over_stream(endless, f"{IN_RANGE}, responses: {{max: 2}}")
     assert found.message == "at most 2 responses are expected, more came"
-    assert time.monotonic() - begun < 0.4
+    assert time.monotonic() - begun < 3
 
 
 # -- for load and for goldens --------------------------------------------------------------------
@@ -772,7 +773,7 @@ def test_requests_and_judges_for_others() -> None:
         (request,) = requests_of(one, wanted)
         judging = expected(one, wanted)
         right = Response(model="m", version="1", outputs={"Y": Y})
-        assert (request.model, request.timeout, request.inputs["X"].shape) == ("m", 0.5, (1, 2))
+        assert (request.model, request.timeout, request.inputs["X"].shape) == ("m", 5, (1, 2))
         assert judging(right) == judge(one, wanted, right) == []
         assert judging(replace(right, outputs={"Y": numbers(2, 5)}))[0].startswith("output Y: allclose: at [0, 1]")
         assert judging(replace(right, odd={"Y": "odd"})) == ["output Y: odd"]
