@@ -314,7 +314,11 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], how
             made, one = _build_one(recipe, platform, repositories, place, shop, kitchen, label)
             plans.append(made)
             built.append(one)
-        reports = prove_all(_candidates(recipe, plans, built, shop.knowledge), proving, place.emit) if proving else {}
+        reports = (
+            prove_all(_candidates(recipe, plans, built, repositories, shop.knowledge), proving, place.emit)
+            if proving
+            else {}
+        )
         built = [labelled(one, reports.get(str(one.image.platform))) for one in built]
         root, source = _root(built)
         for output in outputs:
@@ -331,7 +335,11 @@ def build(recipe: Recipe, place: Workplace, *, outputs: Sequence[Reference], how
 
 
 def _candidates(
-    recipe: Recipe, plans: Sequence[Plan | DockerPlan], built: Sequence[Built], knowledge: Knowledge
+    recipe: Recipe,
+    plans: Sequence[Plan | DockerPlan],
+    built: Sequence[Built],
+    repositories: Sequence[ModelRepository],
+    knowledge: Knowledge,
 ) -> list[Candidate]:
     return [
         Candidate(
@@ -341,6 +349,7 @@ def _candidates(
             recipe=recipe,
             models=[model.name for model in made.models],
             knowledge=knowledge,
+            repositories=repositories,
             upstream_size=made.upstream_size,
             dropped=_dropped(made, knowledge) if isinstance(made, Plan) else {},
         )
@@ -574,8 +583,9 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, how: 
     A server that runs already has no image that we know of.
     """
     _check(recipe, place.emit)
+    repositories = repositories_of(recipe)
     models = [
-        *(model.name for repository in repositories_of(recipe) for model in repository.models),
+        *(model.name for repository in repositories for model in repository.models),
         *(model.name for model in recipe.models if model.name),
     ]
     if is_remote(how):
@@ -593,6 +603,7 @@ def validate(recipe: Recipe, place: Workplace, *, image: Reference | None, how: 
             recipe=recipe,
             models=models or None,
             knowledge=Knowledge(cache, published=None, emit=place.emit),
+            repositories=repositories,
         )
         return prove_image(candidate, how, place.emit)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from composer.checks import About, Report, Result, Terms, announced, prove
 from composer.checks.diagnosing import unstarted
-from composer.checks.goldens import Recorder, model_digests, uses_goldens
+from composer.checks.goldens import Recorder, model_digests
 from composer.checks.gpu import proved as gpu_proved
 from composer.checks.image import check_image
 from composer.checks.subject import ending
@@ -22,6 +22,7 @@ from composer.errors import CheckFailed, TricomposeError, Unplannable, Unverifie
 from composer.events import Emit, Logged, StageFinished, StageStarted
 from composer.knowledge import Knowledge
 from composer.models.lint.case import ignored_by, repositories_of
+from composer.models.repository import ModelRepository
 from composer.oci.copy import Held, Stack
 from composer.oci.image import Descriptor, Image, Platform, canonical_json, make_manifest, parse_image
 from composer.oci.store import Store
@@ -77,8 +78,9 @@ class Unseen(Unverified):
 class Candidate:
     """An image that is to be proved as a recipe says: its name, and the models that it must serve (None: not known).
 
-    `upstream_size` is what it was made of, in compressed bytes, 0 where nobody knows; `dropped` are libraries that were
-    left out, with the component of each. What is learned of its layers is kept in `knowledge`.
+    `repositories` are its models as they lie here, as far as they do. `upstream_size` is what it was made of, in
+    compressed bytes, 0 where nobody knows; `dropped` are libraries that were left out, with the component of each. What
+    is learned of its layers is kept in `knowledge`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Candidate:
     recipe: Recipe
     models: Sequence[str] | None
     knowledge: Knowledge
+    repositories: Sequence[ModelRepository] = ()
     upstream_size: int = 0
     dropped: Mapping[str, str] = field(default_factory=dict)
 
@@ -141,8 +144,9 @@ def prove_all(candidates: Sequence[Candidate], how: Proving, emit: Emit) -> Mapp
 def prove_image(one: Candidate, how: Proving, emit: Emit) -> Report:
     """Look at an image, start it, check what the recipe says, and make a report of it. Raises what `pick` raises."""
     refuse_unprovable(one.recipe, how)
-    terms = _terms(one.recipe, one.models, one.image, how)
-    report = _reported(_about(one), lambda: _looked_and_started(one, terms, how, emit), emit)
+    terms = _terms(one.recipe, one.models, one.repositories, one.image, how)
+    about = replace(_about(one), models=terms.digests)
+    report = _reported(about, lambda: _looked_and_started(one, terms, how, emit), emit)
     return _recorded(report, terms, emit)
 
 
@@ -150,7 +154,7 @@ def prove_remote(recipe: Recipe, models: Sequence[str] | None, how: Proving, emi
     """The same of a server that runs already, which has no image that we could look at. Raises `NotFound`."""
     running = parse_remote(how.runner)
     about = About(tool=_tool(), name=recipe.name, image=how.runner, release=recipe.triton or "", runner="remote")
-    terms = _terms(recipe, models, None, how)
+    terms = _terms(recipe, models, repositories_of(recipe), None, how)
     return _recorded(_reported(about, lambda: prove(running, terms, emit=emit), emit), terms, emit)
 
 
@@ -219,16 +223,21 @@ def _options(recipe: Recipe) -> Run:
     return recipe.run.model_copy(update={"gpus": "all"}) if required and recipe.run.gpus == "auto" else recipe.run
 
 
-def _terms(recipe: Recipe, models: Sequence[str] | None, image: Image | None, how: Proving) -> Terms:
+def _terms(
+    recipe: Recipe,
+    models: Sequence[str] | None,
+    repositories: Sequence[ModelRepository],
+    image: Image | None,
+    how: Proving,
+) -> Terms:
     validation = recipe.validation or Validate()
-    repositories = repositories_of(recipe)
     return Terms(
         validation=validation,
         models=models,
         base=recipe.base,
         release=recipe.triton,
         repositories=repositories,
-        digests=model_digests(repositories) if uses_goldens(validation) else {},
+        digests=model_digests(repositories),
         image=image.manifest.descriptor.digest if image else "",
         env={**_env(image), **recipe.run.env},
         shm=recipe.run.shm_size,

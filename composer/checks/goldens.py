@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from composer.checks.report import About, Report
     from composer.models.repository import Model, ModelFile, ModelRepository
     from composer.protocol.messages import Request
-    from composer.recipe_proof import Validate
 
 SCHEMA: Final = 1
 """The version of the JSON beside a golden."""
@@ -123,12 +122,6 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def uses_goldens(validation: Validate) -> bool:
-    """Whether any check compares with a golden: only then are the models' digests worth their time."""
-    expectations = (expect for check in validation.checks for expect in check.expectations)
-    return any(one.golden is not None for expect in expectations for one in expect.all_outputs)
 
 
 # -- comparing ---------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def health(subject: Subject) -> Iterator[Result]:
 
 def still_healthy(subject: Subject) -> Iterator[Result]:
     """The same without waiting: a server that was ready once must be ready now."""
-    yield timed(subject, "ready", "health", lambda: _ready_now(subject, CALL))
+    yield timed(subject, "ready", "health", lambda: _ready_now(subject))
     yield from still_served(subject)
 
 
@@ -56,7 +56,7 @@ def _await_ready(subject: Subject) -> Result:
             return _not_ready(subject, f"the server ended {ending(code)}{_reasons(subject.running.logs())}")
         patience = min(CALL, max(_SHORTEST, begun + startup.deadline - subject.clock()))
         if _answers(subject, "/v2/health/ready", patience):
-            return _ready_now(subject, CALL)
+            return _ready_now(subject)
         if (seen := _progress(subject, patience)) != progress:
             progress, progressed = seen, subject.clock()
         now = subject.clock()
@@ -67,8 +67,8 @@ def _await_ready(subject: Subject) -> Result:
         time.sleep(startup.poll)
 
 
-def _ready_now(subject: Subject, patience: float) -> Result:
-    missing = [path for path in ("/v2/health/live", "/v2/health/ready") if not _answers(subject, path, patience)]
+def _ready_now(subject: Subject) -> Result:
+    missing = [path for path in ("/v2/health/live", "/v2/health/ready") if not _answers(subject, path, CALL)]
     if missing:
         return _not_ready(subject, f"the server does not answer {' and '.join(missing)} with 200")
     return Result(id="ready", kind="health", outcome="passed", message="the server is live and ready")

@@ -29,8 +29,8 @@ class Terms:
     `models` are the names that it must serve, no more and no fewer; None where nobody said. Paths of the recipe start
     from `base`. `repositories` are the models as they lie here, where they do; `digests` say by name what goldens are
     tied to. `image` is the digest of what was started, `env` its environment, `shm` its bytes of shared memory;
-    `backends` and `numpy` are those in it. `off` are the protocols that it was told not to speak, `ignored` the rules of
-    lint that the recipe passes over, with its reasons. With `strict` a check that asserts nothing fails; with
+    `backends` and `numpy` are those in it. `off` are the protocols that it was told not to speak, `ignored` the rules
+    of lint that the recipe passes over, with its reasons. With `strict` a check that asserts nothing fails; with
     `allow_stale` goldens of other models count; with a `recorder` goldens are not compared but kept.
     """
 

@@ -120,6 +120,10 @@ CASES: Final[Mapping[str, Case]] = {
         {"nothing": "the server counts the request as answered"},
     ),
     "idle": Case(echo("idle", "pass"), {"idle": "does not implement `execute` method"}),
+    "raises": Case(
+        echo("raises", "def execute(self, requests):\n    raise ValueError('no luck')"),
+        {"raises": "ValueError: no luck"},
+    ),
     "nan": Case(
         echo("nan", each("answer(Y=tensor(request, 'X') * np.float32('nan'))")),
         {"nan": "finite: at [0]"},

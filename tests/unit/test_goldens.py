@@ -20,7 +20,6 @@ from composer.checks.goldens import (
     request_sha256,
     sidecar,
     tensor_sha256,
-    uses_goldens,
 )
 from composer.checks.matchers import Context, Finding, match
 from composer.checks.report import About, Report, Result
@@ -28,7 +27,6 @@ from composer.errors import CheckFailed, Corrupt, NoRoom, NotFound
 from composer.models.repository import read_repository
 from composer.protocol.messages import Request
 from composer.protocol.tensors import Tensor
-from composer.recipe import Validate
 from composer.recipe_checks import Golden
 
 FILE = Path("goldens/y.npy")
@@ -319,15 +317,3 @@ def test_digests_that_others_can_make() -> None:
     said = f'[{{"inputs": {{"X": "{values}"}}, "parameters": {{}}}}]'
     assert request_sha256(request(X=X)) == hashlib.sha256(said.encode()).hexdigest()
     assert files_sha256({"b": "22", "a": "11"}) == hashlib.sha256(b"11 a\n22 b\n").hexdigest()
-
-
-def test_whether_a_recipe_has_goldens() -> None:
-    def check(expect: dict[str, object]) -> Validate:
-        spec = {"dtype": "FP32", "shape": (1,), "fill": 1.0}
-        return Validate.model_validate(
-            {"checks": ({"id": "c", "model": "m", "request": {"inputs": {"X": spec}}, "expect": expect},)}
-        )
-
-    assert uses_goldens(check({"outputs": {"Y": {"golden": "y.npy"}}}))
-    assert not uses_goldens(check({"outputs": {"Y": {"finite": True}}}))
-    assert not uses_goldens(Validate())
