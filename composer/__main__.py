@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from composer.interruptions import listen
+from composer.interruptions import listen, settled
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
 
         return run()
     except KeyboardInterrupt:
+        settled()
         os.write(sys.stderr.fileno(), b"interrupted\n")
         return 130
     finally:

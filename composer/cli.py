@@ -14,6 +14,7 @@ import click
 
 from composer.cli_models import models
 from composer.command import Desk, Tool, Usage, command, drain, run
+from composer.interruptions import settled
 
 if TYPE_CHECKING:
     from composer.errors import Problem
@@ -361,8 +362,9 @@ def _validate(
     from composer.console.proofs import report_text
     from composer.oci.names import parse_reference
     from composer.reports import write_all as write_reports
-    from composer.with_server import Proving, require
+    from composer.with_server import Proving, remedy, require
 
+    _provable(runner, {"--static": static, "--image": bool(image)}, {"--static": static, "--record": record})
     files = _report_files(reports, [Path(what)])
     recipe, named = _subject(what)
     reference = parse_reference(image) if image else named
@@ -373,7 +375,8 @@ def _validate(
         report = pipeline.validate(recipe, desk.place(recipe), image=reference, how=how)
     desk.console.result("report", report.to_json(), *report_text(report))
     write_reports([report], files)
-    require({report.about.platform: report}, complete=complete, hint=f"tricompose run {image or what}")
+    hint = remedy(report) or f"tricompose run {image or what}   starts it, to look"
+    require({report.about.platform: report}, complete=complete, hint=hint)
 
 
 @command("run", tricompose)
@@ -426,6 +429,7 @@ def _run(desk: Desk, /, what: str, kind: str | None, runner: str, **ports: int |
     except KeyboardInterrupt:
         if not served:
             raise
+        settled()
 
 
 @contextmanager
@@ -442,6 +446,21 @@ def _unless_unbuilt(recipe: Path | str) -> Iterator[None]:
         raise NotFound(error.message, hint=f"if it is not built yet: tricompose build {recipe}") from error
 
 
+def _provable(runner: str, of_images: Mapping[str, bool], excluding: Mapping[str, bool]) -> None:
+    """Raise `NotFound` for no runner; `Usage` for an image of a server elsewhere, or options that exclude each other."""
+    from composer.errors import NotFound
+    from composer.runners import RUNNERS
+    from composer.runners.remote import PREFIX, parse_remote
+
+    if not runner.startswith(PREFIX):
+        if runner not in ("auto", *RUNNERS):
+            raise NotFound(f"there is no runner {runner!r}", hint=f"one of: auto, {', '.join(RUNNERS)}, {PREFIX}HOST")
+    elif parse_remote(runner) and (option := next((name for name, given in of_images.items() if given), None)):
+        raise Usage(f"{option} is about an image, and {runner} is a server that runs already", hint="leave one out")
+    if all(excluding.values()):
+        raise Usage(f"{' and '.join(excluding)} exclude each other", hint="leave one out")
+
+
 def _report_files(asked: Sequence[str], recipes: Sequence[Path]) -> list[Target]:
     from composer.reports import target
 
@@ -450,7 +469,13 @@ def _report_files(asked: Sequence[str], recipes: Sequence[Path]) -> list[Target]
             f"--report with {len(recipes)} recipes would write all their reports into one file",
             hint=f"tricompose build {recipes[0]} --report {asked[0]}   (one recipe at a time)",
         )
-    return [target(one) for one in asked]
+    files = [target(one) for one in asked]
+    taken = {path.resolve(): "the recipe" for path in recipes}
+    for file in files:
+        if what := taken.get(file.path.resolve()):
+            raise Usage(f"--report would write over {what}, {file.path}", hint=f"--report {file.kind}=FILE")
+        taken[file.path.resolve()] = "another report"
+    return files
 
 
 def _subject(what: str) -> tuple[Recipe, Reference | None]:

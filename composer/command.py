@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from composer.interruptions import settled
+
 if TYPE_CHECKING:
     from composer.console import Console
     from composer.errors import Problem
@@ -234,9 +236,12 @@ def command(
 def fail(console: Console, error: BaseException) -> int:
     """Tell what went wrong. Returns the exit status."""
     from composer.console.failures import Failure, explain
+    from composer.errors import TricomposeError
     from composer.words import masked
 
-    if isinstance(error, click.Abort):
+    told = settled()
+    # What was interrupted may say so in words of its own: a library takes the interruption for a fault of ours.
+    if isinstance(error, click.Abort) or (told and not isinstance(error, (TricomposeError, click.ClickException))):
         error = KeyboardInterrupt()
     if isinstance(error, click.ClickException):
         message = masked(error.format_message())

@@ -6,7 +6,6 @@ remembers it, or in the middle of its removal. Within `shielded()` that happens 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -17,37 +16,70 @@ from typing import Any, Final
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
-_AGAIN: Final = 0.005
-"""Seconds until a signal is repeated that came to nothing."""
+_SEEN_TO: Final = 0.1
+"""Seconds between looks at whether a signal that was told is still being acted upon."""
 
 _Handler = Callable[[int, FrameType | None], Any]
+
+
+class _Listener:
+    """Takes SIGINT and SIGTERM as a `KeyboardInterrupt`, once, and sees to it that this comes to something."""
+
+    def __init__(self) -> None:
+        self._told: KeyboardInterrupt | None = None
+        self._settled = False
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The handler of both signals."""
+        if self._told is None and not self._settled:
+            self._told = KeyboardInterrupt()
+            signal.setitimer(signal.ITIMER_REAL, _SEEN_TO, _SEEN_TO)
+            raise self._told
+
+    def look(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the timer. Where nobody is being interrupted any more, the exception was lost: tell again."""
+        current = sys.exception()
+        while current is not None and current is not self._told:
+            current = current.__context__
+        if current is None and not self._settled:
+            self._told = None
+            signal.raise_signal(signal.SIGINT)
+
+    def settle(self) -> bool:
+        """It has come to something: the program ends. Returns whether there was one."""
+        self._settled = True
+        if self._told is None:
+            return False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return True
+
+
+_listener = _Listener()
 
 
 def listen() -> None:
     """Take SIGINT and SIGTERM as a `KeyboardInterrupt`, for a program that ends by it. Called by its main thread.
 
-    There is one only: what is cleared away after it is not interrupted in its turn.
+    There is one only: what is cleared away after it is not interrupted in its turn. But Python loses exceptions:
+    those that are raised while it clears away an object, and those that C code takes for something else. One that
+    nobody handles any more is told again, until `settled` is called.
     """
-    told = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            raise KeyboardInterrupt
-
-    def unraisable(lost: sys.UnraisableHookArgs) -> None:
-        # Python drops what is raised while it clears away an object: whoever was interrupted there goes on.
-        nonlocal told
-        if not issubclass(lost.exc_type, KeyboardInterrupt):
-            sys.__unraisablehook__(lost)
-            return
-        told = False
-        threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-    sys.unraisablehook = unraisable
+    global _listener
+    _listener = _Listener()
     for number in _STOPPING:
-        signal.signal(number, interrupt)
+        signal.signal(number, _listener.hear)
+    signal.signal(signal.SIGALRM, _listener.look)
+    sys.unraisablehook = _unraisable
+
+
+def settled() -> bool:
+    """Say that the program ends, for a `KeyboardInterrupt` or for another reason. Returns whether there was one."""
+    return _listener.settle()
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt):  # that one comes again
+        sys.__unraisablehook__(lost)
 
 
 class Shield:

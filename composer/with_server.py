@@ -17,6 +17,7 @@ from composer.checks.gpu import proved as gpu_proved
 from composer.checks.image import check_image
 from composer.checks.subject import ending
 from composer.config import VALIDATION_LABEL, sizes_by_part
+from composer.diagnosis import UNCLASSIFIED
 from composer.engines.direct import Built
 from composer.errors import CheckFailed, TricomposeError, Unplannable, Unverified
 from composer.events import Emit, Logged, StageFinished, StageStarted
@@ -289,6 +290,13 @@ def require(reports: Mapping[str, Report], *, complete: bool, hint: str) -> None
         raise Unproved("nothing was proved: no check passed", hint=hint, reports=reports)
     if complete and (message := _first(reports, lambda result: result.outcome == "unverified")):
         raise Unseen(message, hint="prove it where that can be seen, or leave out --require-verified", reports=reports)
+
+
+def remedy(report: Report) -> str:
+    """What to do first, as what failed first or a diagnosis says it. Empty where neither does."""
+    hints = [result.hint for result in report.results if not result.ok][:1]
+    fixes = [str(one["fix"]) for one in report.diagnoses if one["id"] != UNCLASSIFIED]
+    return next((words for words in [*hints, *fixes] if words), "")
 
 
 def _first(reports: Mapping[str, Report], holds: Callable[[Result], bool]) -> str:

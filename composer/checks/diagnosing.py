@@ -33,7 +33,9 @@ def unstarted(error: TricomposeError, terms: Terms, about: About) -> Report:
     """The report of a server that could not be started at all."""
     failed = Result(id="start", kind="health", outcome="error", message=error.message, hint=error.hint or "")
     seen = Seen(engine_error=error.message, release=terms.release or "", gpu_wanted=_wants_gpu(terms))
-    return Report(results=[failed], about=about, diagnoses=[one.to_json() for one in diagnose(seen)])
+    # An error with a hint is our own, and says all that there is to say.
+    found = [one for one in diagnose(seen) if one.id != UNCLASSIFIED or not error.hint]
+    return Report(results=[failed], about=about, diagnoses=[one.to_json() for one in found])
 
 
 def _seen(results: Sequence[Result], subject: Subject, log: str) -> Seen:
@@ -46,9 +48,9 @@ def _seen(results: Sequence[Result], subject: Subject, log: str) -> Seen:
         ready=ready,
         hung=not ready and code is None,
         index=_index(subject) if ready and code is None else (),
-        refusals=tuple(_refusals(results)),
-        unanswered=tuple(_named(results, "unanswered")),
-        empty=tuple(_named(results, "empty")),
+        refusals=tuple(dict.fromkeys(_refusals(results, subject))),
+        unanswered=tuple(dict.fromkeys(_named(results, "unanswered"))),
+        empty=tuple(dict.fromkeys(_named(results, "empty"))),
         gpu_wanted=_wants_gpu(subject.terms),
         gpus=next((result.evidence["visible"] for result in results if "visible" in result.evidence), None),
         on_cpu=tuple(dict.fromkeys(_named(results, "on_cpu"))),
@@ -70,10 +72,13 @@ def _index(subject: Subject) -> Sequence[Mapping[str, Any]]:
         return ()
 
 
-def _refusals(results: Sequence[Result]) -> Iterator[Refusal]:
+def _refusals(results: Sequence[Result], subject: Subject) -> Iterator[Refusal]:
+    """What the server refused of checks that failed: of others it was to be refused."""
+    models = {name: check.model for check in subject.validation.checks for name in (check.id, f"after:{check.id}")}
     for result in results:
-        for refused in result.evidence.get("refused", ()):
-            yield Refusal(model=refused["model"], message=refused["message"], code=refused["code"])
+        for way in () if result.ok else result.evidence.get("ways", {}).values():
+            if "refused" in way:
+                yield Refusal(model=models.get(result.id, ""), message=way["refused"], code=way["status"] or "")
 
 
 def _named(results: Sequence[Result], key: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from composer.checks.case import Case
+from composer.checks.judging import UNANSWERED
 from composer.checks.playing import Played
 from composer.checks.streams import with_outputs
 from composer.checks.ways import Choice, Heard, Way
@@ -20,7 +21,17 @@ def evidence_of(case: Case, choice: Choice, played: Mapping[Way, Played]) -> dic
         told["left_out"] = dict(choice.left_out)
     if case.drawn:
         told["drawn"] = dict(case.drawn)
+    if any(fault.kind == UNANSWERED for one in played.values() for fault in one.faults):
+        told["unanswered"] = case.check.model
+    if any(_is_empty(heard) for one in played.values() for heard in one.plays[-1]):
+        told["empty"] = case.check.model
     return told
+
+
+def _is_empty(heard: Heard) -> bool:
+    """Whether an answer has an output that has a shape and no value."""
+    responses = [answer for answer in heard.answers if isinstance(answer, Response)]
+    return any(not response.outputs[name].values for response in responses for name in response.odd)
 
 
 def _way_evidence(one: Played) -> dict[str, Any]:

@@ -22,6 +22,10 @@ _TYPES: Final = {"TYPE_STRING": "BYTES"}
 """Datatypes that config.pbtxt spells otherwise than the protocol, but for the prefix."""
 
 
+UNANSWERED: Final = "unanswered"
+"""The kind of a fault: no answer came, though the server counts one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """Something that is wrong with an answer, and what to do about it where that is known.

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from composer.checks.agreement import disagreement
 from composer.checks.case import Case
-from composer.checks.judging import Fault, prefixed
+from composer.checks.judging import UNANSWERED, Fault, prefixed
 from composer.checks.sequences import in_turn
 from composer.checks.streams import most, with_outputs
 from composer.checks.subject import Subject, fate
@@ -110,7 +110,8 @@ def _silent(case: Case, heard: Heard, count: _Count) -> Fault:
         return Fault(message=str(error), hint="send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)")
     if error.waited and _served(case) - count.before > count.answered:
         words = "the server counts the request as answered: the model returned no response (None from execute?)"
-        return Fault(message=f"{error}; {words}", hint="execute must return a list with a response for each request")
+        hint = "execute must return a list with a response for each request"
+        return Fault(message=f"{error}; {words}", hint=hint, kind=UNANSWERED)
     return Fault(message=str(error))
 
 

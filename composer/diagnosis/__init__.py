@@ -49,7 +49,8 @@ def diagnose(seen: Seen) -> tuple[Diagnosis, ...]:
     """The failures that what was seen fits, the one that explains most first; `unclassified` where it fits none."""
     told = list(matches(seen))
     every = [*told, *fitting(seen, told)]
-    found = sorted(_causes(every), key=lambda one: one.kind.rank)
+    causes = _causes(every)
+    found = sorted(causes, key=lambda one: (_through_another(one, causes), one.kind.rank))
     return tuple(dict.fromkeys(worded(one, seen) for one in found)) or (_unknown(seen),)
 
 
@@ -87,6 +88,12 @@ def _follows(one: Found, others: Sequence[Found]) -> bool:
     """Whether it is a consequence of what is among the others about the same model, or about the server."""
     causes = [other for other in others if other.kind.id in one.kind.follows]
     return any(not one.model or not other.model or one.model == other.model for other in causes)
+
+
+def _through_another(one: Found, others: Sequence[Found]) -> bool:
+    """Whether it fails for want of a model that is told of as well: that one comes first."""
+    member = one.names.get("member", "").rstrip(".,;")
+    return bool(member) and any(other.model == member for other in others)
 
 
 def _unknown(seen: Seen) -> Diagnosis:

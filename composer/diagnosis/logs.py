@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -57,6 +57,12 @@ class Line:
 def records(log: str) -> tuple[Line, ...]:
     """Every line of a log that is not empty, in its order."""
     return tuple(_line(raw) for raw in log.splitlines() if raw.strip())
+
+
+def begun(lines: Sequence[Line]) -> Sequence[Line]:
+    """The lines from Triton's first on: those before it are the entry script's, which no model wrote."""
+    first = next((at for at, line in enumerate(lines) if line.level), 0)
+    return lines[first:]
 
 
 def _line(raw: str) -> Line:

@@ -100,8 +100,9 @@ def _said(seen: Seen) -> Iterator[_Words]:
             )
     for refusal in seen.refusals:
         text = f"{refusal.code} {refusal.message}".strip()
+        stub = _STUB.search(text)  # an ensemble passes on what one of its models says
         for place in ("answer", "log"):
-            yield _Words(place=place, text=text, raw=text, model=refusal.model)
+            yield _Words(place=place, text=text, raw=text, model=stub["model"] if stub else refusal.model)
 
 
 def _logged(lines: Sequence[Line]) -> Iterator[_Words]:

@@ -184,7 +184,7 @@ def _hang_words(seen: Seen, stub: str) -> tuple[str, str]:
             f"its Python process died before it could say so to the server, which {since}waits for it for ever: {said}"
         )
         return why, "tricompose models lint MODELS   knows what does it: model.py, names, the Python of an environment"
-    why = "it has said nothing since it began: a download, a lock, a large file, or an endless loop in initialize"
+    why = "they began to load and did not end: a download, a lock, a large file, or an endless loop in initialize"
     if not seen.release or seen.release < _AWAITS_STUB:
         why += f"; until {_AWAITS_STUB} also a Python process that ended at once"
     return why, "validate: {startup: {deadline: 900s}}   if it only needs longer; else tricompose models lint MODELS"

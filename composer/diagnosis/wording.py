@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-from composer.diagnosis.logs import failures, loading, records
+from composer.diagnosis.logs import begun, failures, loading, records
 from composer.diagnosis.matching import Found
 from composer.diagnosis.seen import Diagnosis, Seen
-from composer.models.needs import distributions
+from composer.models.needs import distributions, meant
 from composer.releases import RELEASES, absent
+from composer.words import size
 
 _BLANK: Final = re.compile(r"\{(\w+)\}")
 
@@ -140,11 +141,9 @@ def _backend(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
 
 
 def _module(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
-    packages, known = distributions(names["module"])
-    return {
-        "distribution": packages[0],
-        "unless": "" if known else "; a module of the model's own lies beside model.py",
-    }
+    packages, _ = distributions(names["module"])
+    near = meant(names["module"])
+    return {"distribution": packages[0], "meant": f"; or is {near} meant?" if near else ""}
 
 
 def _ignored(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
@@ -153,7 +152,7 @@ def _ignored(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
 
 
 def _given(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
-    return {"given": f"; it has {seen.shm // 2**20} MB"} if seen.shm else {}
+    return {"given": f"; it has {size(seen.shm)}"} if seen.shm else {}
 
 
 # -- versions -----------------------------------------------------------------------------------------------------
@@ -181,7 +180,9 @@ def _onnx(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
 
 
 def _stub(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
-    said = [line.message for line in records(seen.log) if not (line.level or line.message.startswith(("+", "|")))]
+    said = [
+        line.message for line in begun(records(seen.log)) if not (line.level or line.message.startswith(("+", "|")))
+    ]
     last = said[-1].strip() if said else ""
     own = last and not last.startswith(("error: ", "Error: Failed to initialize NVML", "[libprotobuf"))
     ready = "; the server calls itself ready nevertheless" if seen.ready and seen.release < "26.04" else ""

@@ -6,6 +6,7 @@ backend, pb_stub.cc (StubSetup): it appends the version's folder and the model's
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import tomllib
@@ -30,6 +31,12 @@ from composer.server import FlagValue
 _OWN: Final = frozenset([UTILS, "c_python_backend_utils"])
 _MOST_FILES: Final = 500
 """How many files of a model are followed through its imports."""
+
+_COMMON: Final = ("numpy", "onnxruntime", "pandas", "requests", "scipy", "tokenizers", "torch", "transformers", UTILS)
+"""Modules that models import, and that are called as their packages are."""
+
+_NEAR: Final = 0.75
+"""How much of a name must be another's for that one to be asked about."""
 
 
 # -- programs -----------------------------------------------------------------------------------------------------
@@ -173,6 +180,16 @@ def distributions(module: str) -> tuple[tuple[str, ...], bool]:
         if found := table.get(".".join(parts[:end])):
             return tuple(found), True
     return (parts[0].replace("_", "-").lower(),), False
+
+
+def meant(module: str) -> str | None:
+    """The module that a name is nearly that of, and may be meant: `numpy` for `nunpy`. None where it is nobody's."""
+    top = module.partition(".")[0]
+    likely, others = {*_facts()["distributions"], *_COMMON}, sys.stdlib_module_names
+    if top in likely or top in others:
+        return None
+    near = (found for names in (likely, others) for found in difflib.get_close_matches(top, names, 1, _NEAR))
+    return next(near, None)
 
 
 class _Search:

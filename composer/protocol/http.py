@@ -26,6 +26,12 @@ HEADER_SIZE: Final = "Inference-Header-Content-Length"
 _IN_PATHS: Final = "!$&'()*+,;=:@"
 _PIECE: Final = 1 << 20
 
+_MOST: Final = 1 << 30
+"""Bytes of an answer to a request that are kept, so that one without end does not take all memory."""
+
+_MOST_TOLD: Final = 1 << 26
+"""Bytes of what a server tells of itself."""
+
 
 # -- requests ----------------------------------------------------------------------------------
 
@@ -93,6 +99,8 @@ def decode(status: int, headers: Mapping[str, str], body: bytes) -> Response | R
         return _response(_json(body[:size]), body[size:])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"an answer without what the protocol asks for: {error!r}") from error
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def complaint(body: bytes) -> str:
@@ -105,7 +113,10 @@ def complaint(body: bytes) -> str:
 
 def _json(body: bytes) -> Any:  # noqa: ANN401
     """JSON in which bare NaN and Infinity are numbers, and texts need not be UTF-8, as Triton writes it."""
-    return json.loads(body.decode(errors=EXACT_TEXT))
+    try:
+        return json.loads(body.decode(errors=EXACT_TEXT))
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
 
 
 def _response(document: Mapping[str, Any], tail: bytes) -> Response:
@@ -117,10 +128,16 @@ def _response(document: Mapping[str, Any], tail: bytes) -> Response:
         if size is None:
             tensor, fault = _from_json(output)
         else:
+            if type(size) is not int or size < 0:
+                raise ValueError(f"output {name} has a binary_data_size of {size!r}")
             tensor, fault = _from_bytes(output, tail[:size])
+            if size > len(tail):
+                fault = f"its binary_data_size is {size}, and {len(tail)} bytes are left"
             tail = tail[size:]
         outputs[name] = tensor
         odd |= {name: fault} if fault else {}
+    if tail:
+        raise ValueError(f"{len(tail)} bytes at its end are no output's")
     return Response(
         model=str(document.get("model_name", "")),
         version=str(document.get("model_version", "")),
@@ -133,7 +150,10 @@ def _response(document: Mapping[str, Any], tail: bytes) -> Response:
 def _form(output: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     datatype = str(output["datatype"])
     size_of(datatype)
-    return datatype, tuple(int(dimension) for dimension in output["shape"])
+    shape = tuple(output["shape"])
+    if any(type(dimension) is not int for dimension in shape):
+        raise ValueError(f"output {output['name']} has a shape of {list(shape)}")
+    return datatype, shape
 
 
 def _from_json(output: Mapping[str, Any]) -> tuple[Tensor, str | None]:
@@ -208,7 +228,7 @@ class Client:
             sent = {"Connection": "close", "Accept-Encoding": "identity", **headers}
             connection.request(method, self._url.path + path, body or None, sent)
             with connection.getresponse() as response:
-                content = _read(response)
+                content = _read(response, _MOST if path.endswith("/infer") else _MOST_TOLD)
                 lowered = {name.lower(): value for name, value in response.getheaders()}
                 return Answer(status=response.status, headers=lowered, body=content)
         finally:
@@ -225,11 +245,15 @@ class _Dripped(TimeoutError):
     """The time was over after the answer had begun."""
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
-    pieces = []
+def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+    pieces: list[bytes] = []
+    length = 0
     try:
         while piece := response.read(_PIECE):
             pieces.append(piece)
+            length += len(piece)
+            if length > most:
+                raise NoAnswer(f"the answer is larger than {most >> 20} MiB", waited=False)
     except TimeoutError as error:
         raise _Dripped from error
     content = b"".join(pieces)

@@ -30,7 +30,7 @@ from composer.oci.image import Image
 from composer.oci.names import Reference
 from composer.oci.store import Store
 from composer.runners import ports as port_rules
-from composer.runners.ending import asked_to_end
+from composer.runners.ending import GRACE, PROVED, asked_to_end
 from composer.runners.mounts import Mounted, mounted
 from composer.runners.owner import is_gone, ourselves
 
@@ -98,7 +98,8 @@ class DockerRunner:
             name = _put(image, store, client, stack, shield, emit)
             settings = {"image": name, "labels": {LABEL: name}, **network, **_options(run, given)}
             container = _started(client, settings, run, stack, emit)
-            server = _running(container, inner, published="ports" in network, engine=_version(client))
+            grace = GRACE if ports else PROVED
+            server = _running(container, inner, grace, published="ports" in network, engine=_version(client))
             stack.callback(server.ask_to_stop)
             with shield.lowered():
                 yield server
@@ -111,6 +112,7 @@ class _Server:
     http: str
     grpc: str
     metrics: str
+    grace: float
     engine: str
     container: Container
 
@@ -255,7 +257,7 @@ def _gpus(run: Run) -> list[DeviceRequest]:
     return [DeviceRequest(capabilities=[["gpu"]], **wanted)]
 
 
-def _running(container: Container, inner: Mapping[str, int], *, published: bool, engine: str) -> _Server:
+def _running(container: Container, inner: Mapping[str, int], grace: float, *, published: bool, engine: str) -> _Server:
     """Where the engine has published the ports, or on the host's network has left them."""
     with _explained():
         container.reload()
@@ -269,6 +271,7 @@ def _running(container: Container, inner: Mapping[str, int], *, published: bool,
         http=f"http://{at['http']}",
         grpc=at["grpc"],
         metrics=f"http://{at['metrics']}/metrics",
+        grace=grace,
         engine=engine,
         container=container,
     )

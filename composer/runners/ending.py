@@ -11,7 +11,10 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 GRACE: Final = 10.0
-"""Seconds from SIGTERM to SIGKILL for a server that was ready: it unloads its models meanwhile."""
+"""Seconds from SIGTERM to SIGKILL for a server that is ready: it unloads its models meanwhile."""
+
+PROVED: Final = 3.0
+"""The same for one that was only started to be proved: nobody needs what it would still do."""
 
 BUSY: Final = 2.0
 """The same for one that waits for its clients, or for models to answer them: they may never."""
@@ -33,6 +36,11 @@ class Ending(Protocol):
     @property
     def http(self) -> str:
         """See `Running`."""
+        ...
+
+    @property
+    def grace(self) -> float:
+        """Seconds that it is given if it is ready."""
         ...
 
     def logs(self) -> str:
@@ -61,7 +69,7 @@ def asked_to_end(server: Ending, ask: Callable[[], None]) -> bool:
 def _in_vain(waited: float, ready: bool, server: Ending) -> bool:
     if not ready:
         return waited > NOT_READY
-    return waited > GRACE or (waited > BUSY and waits_for_others(server.logs()))
+    return waited > server.grace or (waited > BUSY and waits_for_others(server.logs()))
 
 
 def waits_for_others(log: str) -> bool:

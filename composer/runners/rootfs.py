@@ -31,7 +31,7 @@ from composer.oci.store import Store
 from composer.oci.unpack import unpack
 from composer.runners import inside
 from composer.runners import ports as port_rules
-from composer.runners.ending import asked_to_end
+from composer.runners.ending import GRACE, PROVED, asked_to_end
 from composer.runners.mounts import Mounted, mounted
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class RootfsRunner:
             command, chosen = stack.enter_context(port_rules.placed(port_rules.command_of(image), ports))
             spec = _spec(image, folder / "rootfs", command, run, given)
             emit(Logged(text=f"starting on the host's network: {' '.join(command)}", source=self.name))
-            server = stack.enter_context(_started(spec, folder / "log", chosen))
+            grace = GRACE if ports else PROVED
+            server = stack.enter_context(_started(spec, folder / "log", chosen, grace))
             with shield.lowered():
                 yield server
 
@@ -130,6 +131,7 @@ class _Server:
     http: str
     grpc: str
     metrics: str
+    grace: float
     process: subprocess.Popen[bytes]
     log: Path
     engine: str = "rootfs"
@@ -156,7 +158,7 @@ class _Server:
 
 
 @contextmanager
-def _started(spec: Spec, log: Path, ports: Mapping[str, int]) -> Iterator[_Server]:
+def _started(spec: Spec, log: Path, ports: Mapping[str, int], grace: float) -> Iterator[_Server]:
     with log.open("wb") as output:
         process = _launch(spec, output)
     at = {name: f"{port_rules.HOST}:{port}" for name, port in ports.items()}
@@ -164,6 +166,7 @@ def _started(spec: Spec, log: Path, ports: Mapping[str, int]) -> Iterator[_Serve
         http=f"http://{at['http']}",
         grpc=at["grpc"],
         metrics=f"http://{at['metrics']}/metrics",
+        grace=grace,
         process=process,
         log=log,
     )

@@ -205,6 +205,7 @@ def compare(running: Running, way: str, shape: Shape, *, count: int, rounds: int
     """Measure by turns: ours first, then the other first. With `most`, up to so many rounds until they agree."""
     to = wire(running, "paced", way)
     tool = "h2load" if way == "grpc" else "ab"
+    ours(to, Closed(concurrency=INSTANCES), 10 * INSTANCES)  # no run is the first
     mine: list[Figures] = []
     theirs: list[Figures] = []
     for number in range(max(rounds, most)):

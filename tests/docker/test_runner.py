@@ -71,7 +71,7 @@ def engine(warm: Dockerd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dockerd]:
 @pytest.mark.triton
 def test_a_good_image_is_proved(bench: Bench, engine: Dockerd) -> None:  # noqa: F811
     run = Run(gpus="none", shm_size=1 << 27)
-    with DockerRunner().start(bench.image(ADD), bench.store, run, emit=ignore) as running:
+    with DockerRunner().start(bench.image(ADD), bench.store, run, emit=ignore, ports=free_ports()) as running:
         report = prove(running, Terms(validation=validation(SUM), models=["add"], base=Path()), emit=ignore)
         assert "nv_inference_request_success" in requests.get(running.metrics, timeout=5).text
         with socket.create_connection(tuple(running.grpc.split(":")), 5):  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_a_good_image_is_proved(bench: Bench, engine: Dockerd) -> None:  # noqa:
         assert running.exit_code() == 0
         assert "All models are stopped, unloading models" in running.logs()
     assert report.ok
-    assert result(report, "gpu").outcome == "unverified"
+    assert result(report, "gpu:visible").outcome == "unverified"
 
 
 @pytest.mark.triton
@@ -97,7 +97,7 @@ def test_the_ports_that_are_wanted_and_those_of_the_image(bench: Bench, engine: 
         assert running.http == f"http://127.0.0.1:{ports['http']}"
         assert prove(running, Terms(validation=validation(SUM), models=["add"], base=Path()), emit=ignore).ok
         with (
-            pytest.raises(Unplannable, match="a port that the recipe wants is taken"),
+            pytest.raises(Unplannable, match="a port that the recipe names is taken"),
             DockerRunner().start(image, bench.store, NO_GPU, emit=ignore, ports=ports),
         ):
             pytest.fail("two servers on one port")

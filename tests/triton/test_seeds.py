@@ -77,7 +77,9 @@ def test_what_instances_and_batches_are_worth(quickstart: Quickstart, recipes: P
     batches = {name: each[1]["batches"]["average"] for name, each in runs.items()}
     assert batches["one"] == batches["two"] == 1.0
     assert batches["one-batched"] > batches["two-batched"] > 1.5
-    assert runs["one-batched"][1]["throughput"] > 1.3 * runs["one"][1]["throughput"]
+    one, two, batched, _ = (each[1]["throughput"] for each in runs.values())
+    assert two > 1.4 * one
+    assert batched > 1.8 * one
 
 
 EMBEDDING = """

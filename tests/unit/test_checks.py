@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from composer.checks import Report, Result, Terms, prove
+from composer.checks import About, Report, Result, Terms, prove
+from composer.checks.diagnosing import unstarted
+from composer.errors import BuildFailed, NotFound
 from composer.events import Event, Logged
-from tests.fakes import ILL, READY, STRANGER, proved, replies, result, serving, validation
+from tests.fakes import CHECK, ILL, READY, STRANGER, proved, replies, result, serving, validation
 
 # -- the whole ---------------------------------------------------------------------------------
 
@@ -172,3 +174,56 @@ def test_an_index_that_is_none() -> None:
         found = result(proved(server), "models")
     assert found.outcome == "error"
     assert "makes no sense" in found.message
+
+
+# -- diagnoses ---------------------------------------------------------------------------------
+
+
+def _diagnosed(report: Report) -> list[tuple[str, str]]:
+    return [(one["id"], one["model"]) for one in report.diagnoses]
+
+
+def test_what_a_check_was_refused_is_diagnosed() -> None:
+    words = b'{"error":"Stub process \'m_0_0\' is not healthy."}'
+    with serving(replies((500, words))) as server:
+        assert _diagnosed(proved(server)) == [("stub-killed-at-request", "m")]
+
+
+def test_what_an_ensemble_passes_on_is_diagnosed_of_the_model_that_said_it() -> None:
+    words = b"{\"error\":\"in ensemble 'm', Stub process 'other_0_0' is not healthy.\"}"
+    with serving(replies((500, words))) as server:
+        assert _diagnosed(proved(server)) == [("stub-killed-at-request", "other")]
+
+
+def test_a_refusal_that_is_expected_is_not_diagnosed() -> None:
+    refused = (400, b"{\"error\":\"unexpected shape for input 'X' for model 'm'. Expected [2], got [3].\"}")
+    wanted = "{allclose: {values: [[2, 4]]}}"
+    checks = CHECK.replace(f"{{outputs: {{Y: {wanted}}}}}", "{status: {error: {code: 400}}}")
+    assert checks != CHECK
+    with serving(replies(refused)) as server:
+        report = proved(server, validation(checks), models=("m", "n"))
+    assert (result(report, "golden").outcome, result(report, "models").outcome) == ("passed", "failed")
+    assert _diagnosed(report) == []
+    with serving(replies(refused)) as server:
+        assert _diagnosed(proved(server)) == [("request-shape", "m")]
+
+
+def test_a_request_that_is_counted_and_not_answered_is_diagnosed() -> None:
+    def stats(count: int) -> tuple[int, bytes]:
+        return 200, json.dumps({"model_stats": [{"inference_stats": {"success": {"count": count}}}]}).encode()
+
+    def swallow(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        server.replies["/v2/models/m/stats"] = stats(1)
+        time.sleep(1)
+        handler.close_connection = True
+
+    with serving(replies(swallow, **{"/v2/models/m/stats": stats(0)})) as server:
+        assert _diagnosed(proved(server)) == [("request-unanswered", "m")]
+
+
+def test_what_could_not_be_started_for_a_reason_of_ours_needs_no_diagnosis() -> None:
+    terms = Terms(validation=validation(), models=["m"], base=Path())
+    ours = unstarted(NotFound("/x, to be mounted at /y, is not there", hint="mkdir /x"), terms, About())
+    assert (ours.results[0].hint, ours.diagnoses) == ("mkdir /x", [])
+    engine = unstarted(BuildFailed("driver failed: port is already allocated, or so"), terms, About())
+    assert [one["id"] for one in engine.diagnoses]

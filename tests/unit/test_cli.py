@@ -362,6 +362,29 @@ def test_what_is_not_built_yet_is_told(tool: Tool) -> None:
         assert said.err.splitlines()[-1] == "hint: if it is not built yet: tricompose build recipe.yaml"
 
 
+def test_a_runner_that_is_none_is_not_taken_for_an_image_that_is_none(tool: Tool) -> None:
+    for name in ("podman", "remote:", "remote:host:abc"):
+        said = tool("validate", "recipe.yaml", "--runner", name)
+        assert said.status == errors.NotFound.status
+        assert "not built yet" not in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--runner", "remote:127.0.0.1", "--static"),
+        ("--runner", "remote:127.0.0.1", "--image", "oci:out:1"),
+        ("--static", "--record"),
+        ("--static", "--report", "json=recipe.yaml"),
+        ("--static", "--report", "a.json", "--report", "json=./a.json"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tool: Tool, words: tuple[str, ...]) -> None:
+    before = Path("recipe.yaml").read_text()
+    assert tool("validate", "recipe.yaml", *words).status == 2
+    assert Path("recipe.yaml").read_text() == before
+
+
 def test_what_was_proved_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     found = [
         Result(id="ready", kind="health", outcome="passed", message="it is ready"),

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -125,6 +125,38 @@ def test_answers_that_are_wrong(case: str) -> None:
 
 def test_each_wrong_answer_has_words_of_its_own() -> None:
     assert len({words for _, words in WRONG.values()}) == len(WRONG)
+
+
+DEEP = b"[" * 2_000_000
+NESTED = b'{"outputs":[{"name":"Y","datatype":"FP32","shape":[1,2],"data":' + b"[" * 900 + b"1" + b"]" * 900 + b"}]}"
+TRUTH = b'{"outputs":[{"name":"Y","datatype":"FP32","shape":[true,2],"data":[2,4]}]}'
+
+
+@pytest.mark.parametrize("body", [DEEP, NESTED, TRUTH], ids=["deep", "nested", "true"])
+def test_answers_that_are_made_to_hurt(body: bytes) -> None:
+    with serving(replies((200, body))) as server:
+        assert result(proved(server), "golden").outcome == "error"
+
+
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/m/config", "/v2", "/v2/models/m/stats"])
+def test_what_a_server_tells_of_itself_may_hurt_as_well(path: str) -> None:
+    with serving(replies(**{path: (200, DEEP)})) as server:
+        assert proved(server).results
+
+
+def test_an_answer_without_end_takes_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(b" " * (1 << 16))
+
+    monkeypatch.setattr("composer.protocol.http._MOST", 4 << 20)
+    with serving(replies(endless)) as server:
+        found = result(proved(server, validation(CHECK.replace("500ms", "10s"))), "golden")
+    assert found.message == "the answer is larger than 4 MiB"
+    assert found.seconds < 5
 
 
 @pytest.mark.parametrize("body", [b"not json", b"[]", b'{"outputs":[{"name":"Y"}]}', b'{"outputs":7}'])

@@ -122,7 +122,7 @@ def test_in_another_thread_nothing_is_kept_back() -> None:
 
 LISTENING = """
 import os, signal, sys, time, weakref
-from composer.interruptions import listen, shielded
+from composer.interruptions import listen, settled, shielded
 listen()
 def send():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -156,8 +156,87 @@ def test_one_that_python_drops_comes_again(wait: str) -> None:
     assert (said.stdout, said.stderr) == ("told\n", "")
 
 
+SWALLOWED = """
+try:
+    {swallow}
+    with shielded() as shield:
+        time.sleep(0.3)
+        print("kept back")
+        with shield.lowered():
+            time.sleep(5)
+except KeyboardInterrupt:
+    print("told")
+"""
+
+
+@pytest.mark.parametrize("swallow", ["try:\n        send()\n    except BaseException: pass", "hasattr(Sly(), 'x')"])
+def test_one_that_was_swallowed_comes_again(swallow: str) -> None:
+    """Wherever it was: nobody handles it any more. A shield keeps back the second as it does the first."""
+    sly = "class Sly:\n    def __getattr__(self, name):\n        try: send()\n        except BaseException: pass\n"
+    said = ended(sly + SWALLOWED.format(swallow=swallow))
+    assert (said.stdout, said.stderr) == ("kept back\ntold\n", "")
+
+
+def test_one_that_is_being_handled_does_not() -> None:
+    """However long that takes, and whatever else goes wrong meanwhile."""
+    script = """
+from contextlib import contextmanager
+@contextmanager
+def thing():
+    try:
+        yield
+    finally:
+        try:
+            raise ValueError
+        except ValueError:
+            time.sleep(0.4)
+        time.sleep(0.4)
+        print("cleared away")
+try:
+    with thing():
+        send()
+except KeyboardInterrupt:
+    time.sleep(0.4)
+    print("told")
+    settled()
+time.sleep(0.4)
+print("over")
+"""
+    said = ended(script)
+    assert (said.stdout, said.stderr) == ("cleared away\ntold\nover\n", "")
+
+
+MISTAKEN = """
+import click
+from composer import command
+@click.group(cls=command.Tool)
+def tool():
+    pass
+@command.command("fails", tool)
+def fails():
+    try:
+        send()
+    except KeyboardInterrupt as error:
+        raise {fault} from None
+print(command.run(tool, ["fails"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "said"),
+    [
+        ("RuntimeError('the schema is broken')", 130, "interrupted\n"),
+        ("__import__('composer.errors').errors.NoRoom('full')", 13, "error: full\n"),
+    ],
+)
+def test_one_that_a_library_takes_for_something_else(fault: str, status: int, said: str) -> None:
+    """Interrupted while it makes a schema, pydantic says that the schema is wrong: that is no bug of ours."""
+    ran = ended(MISTAKEN.format(fault=fault))
+    assert (ran.stdout, ran.stderr) == (f"{status}\n", said)
+
+
 def test_there_is_one_only() -> None:
-    said = ended("try:\n    send()\nexcept KeyboardInterrupt:\n    send()\n    print('cleared away')")
+    said = ended("try:\n    send()\nexcept KeyboardInterrupt:\n    send()\n    print('cleared away')\n    settled()")
     assert (said.stdout, said.returncode) == ("cleared away\n", 0)
 
 

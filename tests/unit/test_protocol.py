@@ -283,6 +283,21 @@ def test_outputs_that_are_odd_are_told() -> None:
     assert grpc.decode(message.SerializeToString()).odd == {"Y": "it has 0 bytes, FP32 [4] takes 16"}
 
 
+def _with_size(size: object, tail: bytes) -> Response | Refused:
+    output = {"name": "Y", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": size}}
+    head = json.dumps({"outputs": [output]}).encode()
+    return http.decode(200, {http.HEADER_SIZE.lower(): str(len(head))}, head + tail)
+
+
+def test_sizes_that_lie_are_told() -> None:
+    answer = _with_size(1 << 40, bytes(8))
+    assert isinstance(answer, Response)
+    assert answer.odd == {"Y": "its binary_data_size is 1099511627776, and 8 bytes are left"}
+    for size, tail in ((-8, bytes(8)), ("8", bytes(8)), (True, bytes(8)), (8.0, bytes(8)), (8, bytes(9))):
+        with pytest.raises(ValueError, match=r"binary_data_size|no output's"):
+            _with_size(size, tail)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"outputs":7}', b'{"outputs":[{"name":"Y"}]}',
                                   b'{"outputs":[{"name":"Y","datatype":"FP8","shape":[]}]}'])  # fmt: skip
 def test_what_is_no_answer_over_http(body: bytes) -> None:

@@ -117,6 +117,7 @@ class Server:
     """Ends after so many seconds of a clock that only sleeping moves; None: never."""
 
     http = "http://127.0.0.1:1"
+    grace = ending.GRACE
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, ends: float | None, *, ready: bool, log: str = "") -> None:
         self.now, self.ends, self.log, self.asked = 0.0, ends, log, False

@@ -218,7 +218,7 @@ def too_little_shared_memory(every: Repositories, case: Case) -> Iterator[Found]
     needed = shared_memory(models, server=case.server, release=case.release, gpus=case.gpus)
     region = default_region(case.server, case.release)
     fix = f"run: {{shm_size: {needed.advised // MIB}m}}"
-    given = f"the container is given {case.shm_size // MIB}"
+    given = f"the container is given {_size(case.shm_size)}"
     if needed.at_start > case.shm_size:
         message = f"{needed.instances} instances take {needed.at_start // MIB} MiB of shared memory, and {given}"
         yield on(models[0].folder.parent, message, fix=fix, region=region)
@@ -226,3 +226,7 @@ def too_little_shared_memory(every: Repositories, case: Case) -> Iterator[Found]
         full = (needed.at_start + needed.at_work) // MIB
         message = f"{needed.instances} busy instances take {full} MiB of shared memory, and {given}"
         yield on(models[0].folder.parent, message, fix=fix, severity=WARNING, region=region)
+
+
+def _size(count: int) -> str:
+    return f"{count // MIB} MiB" if count >= MIB else f"{count / 1024:g} KiB"

@@ -26,6 +26,7 @@ from composer.models.needs import (
     apt_for,
     code_of,
     in_stdlib,
+    meant,
     modules_of,
     unexplained,
     upstream_packages,
@@ -234,7 +235,8 @@ def _advice(one: Wanted) -> str:
     apt = apt_for(one.module, one.package)
     more = f", apt: [{', '.join(apt)}]" if apt else ""
     beside = "" if one.known else f", or put {one.module.partition('.')[0]}.py beside the program"
-    return f"packages: {{pip: [{one.package}]{more}}}{beside}"
+    near = meant(one.module)
+    return f"packages: {{pip: [{one.package}]{more}}}{beside}{f'; or is {near} meant?' if near else ''}"
 
 
 @rule(
