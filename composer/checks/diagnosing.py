@@ -24,7 +24,8 @@ def diagnosed(report: Report, subject: Subject) -> Report:
     log = subject.running.logs()
     seen = _seen(report.results, subject, log)
     # A server that lives has done something that a check has words for, though no class may fit it.
-    found = [one for one in diagnose(seen) if one.id != UNCLASSIFIED or not seen.ready or seen.exit_code is not None]
+    unknown = bool(log.strip()) and (not seen.ready or seen.exit_code is not None)
+    found = [one for one in diagnose(seen) if one.id != UNCLASSIFIED or unknown]
     lines = [line.raw for line in records(log)][-TAIL:]
     return replace(report, diagnoses=[one.to_json() for one in found], log=lines)
 

@@ -15,7 +15,7 @@ from composer.checks.logs import is_benign, sees_gpu
 from composer.checks.models import CALL, models, read_index, still_served
 from composer.checks.report import Result
 from composer.checks.subject import Subject, ending, timed
-from composer.diagnosis.logs import Line, failures, loading, records
+from composer.diagnosis.logs import Line, begun, failures, loading, records
 from composer.protocol.messages import NoAnswer
 
 TAIL: Final = 30
@@ -23,6 +23,12 @@ TAIL: Final = 30
 
 _SHORTEST: Final = 0.2
 """Seconds that a call gets though the time is up."""
+
+_STACK: Final = "\n\nAt:\n"
+"""What the Python backend writes between an exception and where it was raised."""
+
+_MOST: Final = 3
+"""Models whose failures are told in a message; the log and the diagnoses have all."""
 
 _LONGER: Final = 4
 """How many times as long we advise, to see whether it is only slow."""
@@ -114,15 +120,29 @@ def _given_up(subject: Subject, message: str, limit: str) -> Result:
         found.append(f"these failed: {failed}")
     if hanging:
         found.append(f"these models never finished loading: {', '.join(hanging)}")
-    found.append(_last_words(log))
     longer = f"startup: {{{limit}: {_LONGER * getattr(subject.validation.startup, limit):g}s}}   (if it needs longer)"
-    return replace(_not_ready(subject, "; ".join(found), loading=hanging), hint=longer)
+    if not log.strip():
+        found.append(_said_when_asked(subject))
+        longer = f"curl -i {subject.running.http}/v2/health/ready"
+    else:
+        found.append(_last_words(log))
+    more = {"loading": hanging} if hanging else {}
+    return replace(_not_ready(subject, "; ".join(found), **more), hint=longer)
+
+
+def _said_when_asked(subject: Subject) -> str:
+    """Of a server that wrote nothing, or elsewhere, what comes of asking it."""
+    where = f"{subject.running.http}/v2/health/ready"
+    try:
+        return (
+            f"it wrote nothing, and answers {where} with {subject.client.get('/v2/health/ready', timeout=CALL).status}"
+        )
+    except NoAnswer as error:
+        return f"it wrote nothing, and of {where}: {error}"
 
 
 def _last_words(log: str) -> str:
-    lines = records(log)
-    if not lines:
-        return "it wrote nothing"
+    lines = begun(records(log))
     # What the processes of Python models say, and what is said of them, tells more than the line that came last.
     stub = next((line for line in reversed(lines) if _is_stubs(line)), None)
     return f"the last of a Python process: {_one_line(stub)}" if stub else f"its last line: {_one_line(lines[-1])}"
@@ -147,7 +167,9 @@ def _reasons(log: str) -> str:
 
 
 def _failed(log: str) -> str:
-    return "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in failures(log).items())
+    found = [f"{name}: {' '.join(reason.split(_STACK)[0].split())}" for name, reason in failures(log).items()]
+    more = [f"and {len(found) - _MOST} more"] if len(found) > _MOST else []
+    return "; ".join([*found[:_MOST], *more])
 
 
 def _is_fatal(line: Line) -> bool:

@@ -139,10 +139,10 @@ class _Load:
             self._stopped = "the time for the whole load is over"
         elif self._recorder.fails_for(now) > SILENCES * self._timeout:
             self._stopped = f"nothing was answered for {SILENCES * self._timeout:g} s"
-        elif self._starves(now) > self._timeout:
-            self._stopped = "no connection takes a request"
         elif since is not None and now - since > min(PATIENCE, self._timeout):
             self._stopped = self._pool.trouble
+        elif self._starves(now) > self._timeout:
+            self._stopped = self._pool.trouble or "no connection takes a request"
         return bool(self._stopped)
 
     def _starves(self, now: float) -> float:

@@ -211,7 +211,6 @@ def test_a_server_that_ends_under_load(bench: Bench) -> None:
         assert time.monotonic() - begun < 20
     assert found.outcome == "failed"
     assert found.message.startswith("given up: ")
-    assert found.message.endswith(": the server ended with status 0")
     assert found.evidence["runs"][0]["ok"] > 100
 
 

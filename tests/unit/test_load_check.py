@@ -307,7 +307,8 @@ def test_what_else_bounds_the_figures_is_said(measured: list[Measured], result: 
 def test_whether_it_batched(
     measured: list[Measured], monkeypatch: pytest.MonkeyPatch, text: str, average: float | None, message: str
 ) -> None:
-    counts = iter([Batches(), Batches(inferences=int(10 * (average or 0)), executions=10 if average else 0)] * 2)
+    begun, ended = Batches(), Batches(inferences=int(10 * (average or 0)), executions=10 if average else 0)
+    counts = iter([begun, begun, begun if average is None else Batches(inferences=1), ended, ended] * 2)
     monkeypatch.setattr(module, "batches", lambda subject, model, version: next(counts))
     found = only(f"{text}, expect_batching: {{min_avg_batch: 2}}")
     assert (found.outcome, found.message if message else "") == ("failed" if message else "passed", message)
