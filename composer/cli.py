@@ -447,7 +447,7 @@ def _unless_unbuilt(recipe: Path | str) -> Iterator[None]:
 
 
 def _provable(runner: str, of_images: Mapping[str, bool], excluding: Mapping[str, bool]) -> None:
-    """Raise `NotFound` for no runner; `Usage` for an image of a server elsewhere, or options that exclude each other."""
+    """Raise `NotFound` for no runner, `Usage` for options that exclude each other or make no sense with it."""
     from composer.errors import NotFound
     from composer.runners import RUNNERS
     from composer.runners.remote import PREFIX, parse_remote

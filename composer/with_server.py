@@ -12,9 +12,9 @@ from typing import Final
 
 from composer.checks import About, Report, Result, Terms, announced, prove
 from composer.checks.diagnosing import unstarted
-from composer.checks.goldens import Recorder, model_digests
 from composer.checks.gpu import proved as gpu_proved
 from composer.checks.image import check_image
+from composer.checks.inference.goldens import Recorder, model_digests
 from composer.checks.subject import ending
 from composer.config import VALIDATION_LABEL, sizes_by_part
 from composer.diagnosis import UNCLASSIFIED

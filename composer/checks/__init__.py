@@ -10,9 +10,9 @@ from typing import Final
 from composer.checks.diagnosing import diagnosed
 from composer.checks.gpu import baseline, gpu
 from composer.checks.health import health, still_healthy
+from composer.checks.health.logs import logs
 from composer.checks.inference import inference, one_check
 from composer.checks.load import load
-from composer.checks.logs import logs
 from composer.checks.report import About, Report, Result
 from composer.checks.subject import Subject, Terms
 from composer.events import Emit, Logged

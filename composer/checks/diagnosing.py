@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from composer.checks.models import read_index
+from composer.checks.health.models import read_index
 from composer.checks.report import About, Report, Result
 from composer.checks.subject import Subject, Terms
 from composer.diagnosis import UNCLASSIFIED, Refusal, Seen, diagnose, records

@@ -16,8 +16,8 @@ from composer.protocol.messages import NoAnswer
 from composer.runners import Running
 
 if TYPE_CHECKING:
-    from composer.checks.goldens import Recorder
-    from composer.checks.gpu_evidence import Moment
+    from composer.checks.gpu.evidence import Moment
+    from composer.checks.inference.goldens import Recorder
     from composer.models.repository import ModelRepository
     from composer.recipe import Validate
 

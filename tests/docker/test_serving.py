@@ -365,7 +365,7 @@ def test_a_gpu_that_is_wanted_is_missed_before_anything_starts(
     error, hint = said.stderr.splitlines()[-2:]
     assert error.startswith("error: the engine cannot give the container a GPU")
     assert 'could not select device driver ""' in error
-    assert hint.startswith("hint: sudo apt-get install -y nvidia-container-toolkit && sudo nvidia-ctk runtime configure")
+    assert hint.startswith("hint: sudo apt-get install -y nvidia-container-toolkit && sudo nvidia-ctk runtime")
 
 
 def test_stopped_by_someone_in_a_hurry(untouched: Dockerd, quickstart: Quickstart) -> None:

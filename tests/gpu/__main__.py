@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from composer.checks.nvml import Look, look
+from composer.checks.gpu.nvml import Look, look
 from tests.gpu.models import write_models
 from tests.gpu.recording import RECORDED, gpu_outcomes, watched, write
 from tests.gpu.scenarios import SCENARIOS, Scenario

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from composer.checks import Report, Terms, gpu_evidence, prove
-from composer.checks.gpu_evidence import Processes
-from composer.checks.nvml import Gpu, Look
+from composer.checks.gpu.evidence import Processes
+from composer.checks.gpu.nvml import Gpu, Look
 from composer.checks.processes import Stub
 from composer.events import ignore
 from composer.protocol.http import Client

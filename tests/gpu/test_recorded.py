@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from composer.checks import Terms, gpu_evidence
+from composer.checks import Terms
 from composer.checks.gpu import baseline, gpu
-from composer.checks.nvml import look
+from composer.checks.gpu import evidence as gpu_evidence
+from composer.checks.gpu.nvml import look
 from composer.checks.subject import Subject
 from composer.events import ignore
 from composer.protocol.http import Client

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from composer.checks.silent import Fault, Served, faults
+from composer.checks.health.silent import Fault, Served, faults
 from composer.models.repository import Model, read_repository
 from tests.judge.corpus import Entry, entries
 from tests.judge.served import recorded

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from composer.checks import Report, Terms, prove
-from composer.checks.goldens import Recorder, model_digests, sidecar
+from composer.checks.inference.goldens import Recorder, model_digests, sidecar
 from composer.errors import CheckFailed
 from composer.events import ignore
 from composer.models.repository import read_repository

@@ -16,12 +16,12 @@ import numpy
 import pytest
 import tritonclient.grpc as nvidia
 
-from composer.checks.agreement import disagreement
 from composer.checks.health import health
 from composer.checks.inference import one_check
+from composer.checks.inference.agreement import disagreement
+from composer.checks.inference.ways import WAYS, Asker, Heard
 from composer.checks.report import Result
 from composer.checks.subject import Subject, Terms
-from composer.checks.ways import WAYS, Asker, Heard
 from composer.events import ignore
 from composer.protocol import grpc
 from composer.protocol.http import Client

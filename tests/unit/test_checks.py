@@ -99,6 +99,37 @@ def test_a_server_that_a_signal_ends() -> None:
         assert result(proved(server), "ready").message == "the server ended by SIGSEGV and wrote nothing"
 
 
+def test_a_server_that_nobody_can_reach() -> None:
+    with serving({}) as server:
+        server.log, server.http = "", "http://127.0.0.1:9"
+        report = proved(server)
+    ready = result(report, "ready")
+    assert ready.message.startswith("the server made no progress for 1 s; it wrote nothing, and of http://127.0.0.1:9/")
+    assert "refuses connections" in ready.message
+    assert ready.hint == "curl -i http://127.0.0.1:9/v2/health/ready"
+    assert report.diagnoses == []
+
+
+def test_what_the_entry_script_says_is_not_a_models_last_word() -> None:
+    with serving({}) as server:
+        server.log = "WARNING: no driver\nI1121 00:00:00.1 7 server.cc:1] starting\n"
+        assert result(proved(server), "ready").message == "the server made no progress for 1 s; its last line: starting"
+
+
+def test_of_many_models_that_failed_the_message_has_three() -> None:
+    with serving({}) as server:
+        server.code = 1
+        server.log = "".join(
+            "E1121 01:00:00.1 7 model_lifecycle.cc:641] "
+            + json.dumps(f"failed to load '{name}' version 1: Internal: oh no\n\nAt:\n  /models/x(6): <module>")
+            + "\n"
+            for name in "abcde"
+        )
+        message = result(proved(server), "ready").message
+    reasons = "; ".join(f"{name}: Internal: oh no" for name in "abc")
+    assert message == f"the server ended with status 1; {reasons}; and 2 more"
+
+
 def test_a_server_that_talks_for_ever() -> None:
     def talk(handler: BaseHTTPRequestHandler, body: bytes) -> None:
         server.log += 'I1121 01:00:00.1 7 server.cc:1] "still at it"\n'

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from composer.checks.goldens import (
+from composer.checks.inference.goldens import (
     Made,
     Recorder,
     files_sha256,
@@ -21,7 +21,7 @@ from composer.checks.goldens import (
     sidecar,
     tensor_sha256,
 )
-from composer.checks.matchers import Context, Finding, match
+from composer.checks.inference.matchers import Context, Finding, match
 from composer.checks.report import About, Report, Result
 from composer.errors import CheckFailed, Corrupt, NoRoom, NotFound
 from composer.models.repository import read_repository

@@ -17,11 +17,11 @@ from typing import Any
 import pynvml
 import pytest
 
-from composer.checks import gpu_evidence
 from composer.checks.gpu import baseline, gpu, judge_visible, proved
-from composer.checks.gpu_evidence import Metrics, ModelSeen, Moment, Processes, Visible, read_metrics, visible
-from composer.checks.gpu_use import Verdict, judge_model
-from composer.checks.nvml import Gpu, Look, look
+from composer.checks.gpu import evidence as gpu_evidence
+from composer.checks.gpu.evidence import Metrics, ModelSeen, Moment, Processes, Visible, read_metrics, visible
+from composer.checks.gpu.nvml import Gpu, Look, look
+from composer.checks.gpu.use import Verdict, judge_model
 from composer.checks.processes import Stub
 from composer.checks.report import Result
 from composer.checks.subject import Subject, Terms

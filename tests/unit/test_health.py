@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from composer.checks import silent
-from composer.checks.health import health, still_healthy
-from composer.checks.logs import logs, unexcused
+from composer.checks.health import health, silent, still_healthy
+from composer.checks.health.logs import logs, unexcused
+from composer.checks.health.settings import differences
+from composer.checks.health.silent import Served, dead, faults, pythonpath
 from composer.checks.processes import Stub, of_model, stubs
 from composer.checks.report import Result
-from composer.checks.settings import differences
-from composer.checks.silent import Served, dead, faults, pythonpath
 from composer.checks.subject import Subject, Terms
 from composer.events import ignore
 from composer.models.configuration import parse_configuration

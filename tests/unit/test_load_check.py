@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from composer.checks.batches import Batches, batches
+from composer.checks.load.batches import Batches, batches
 from composer.checks.report import Result
 from composer.checks.subject import Subject, Terms
 from composer.events import ignore

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.checks import pcg64
-from composer.checks.inputs import drawn, make_tensor, point
-from composer.checks.matchers import MATCHERS, Context, Finding, asked, match, shown
-from composer.checks.npy import make_npy, read_npy
+from composer.checks.inference import pcg64
+from composer.checks.inference.inputs import drawn, make_tensor, point
+from composer.checks.inference.matchers import MATCHERS, Context, Finding, asked, match, shown
+from composer.checks.inference.npy import make_npy, read_npy
 from composer.errors import CheckFailed, Corrupt, NotFound
 from composer.protocol.tensors import Tensor, flat, pack, rounded, rounded_all, unpack
 from composer.recipe_checks import (

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from composer.checks.logs import is_benign, sees_gpu
-from composer.checks.models import CALL, models, read_index, still_served
+from composer.checks.health.logs import is_benign, sees_gpu
+from composer.checks.health.models import CALL, models, read_index, still_served
 from composer.checks.report import Result
 from composer.checks.subject import Subject, ending, timed
 from composer.diagnosis.logs import Line, begun, failures, loading, records

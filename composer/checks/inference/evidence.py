@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer.checks.case import Case
-from composer.checks.judging import UNANSWERED
-from composer.checks.playing import Played
-from composer.checks.streams import with_outputs
-from composer.checks.ways import Choice, Heard, Way
+from composer.checks.inference.case import Case
+from composer.checks.inference.judging import UNANSWERED
+from composer.checks.inference.playing import Played
+from composer.checks.inference.streams import with_outputs
+from composer.checks.inference.ways import Choice, Heard, Way
 from composer.protocol.messages import Refused, Response
 
 

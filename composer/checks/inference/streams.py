@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from composer.checks.judging import ContextOf, Fault, Judged, Promise, judge_refusal, judge_response, prefixed
-from composer.checks.ways import Answer
+from composer.checks.inference.judging import ContextOf, Fault, Judged, Promise, judge_refusal, judge_response, prefixed
+from composer.checks.inference.ways import Answer
 from composer.protocol.grpc import FINAL
 from composer.protocol.messages import Refused, Response
 

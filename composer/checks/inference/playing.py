@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from composer.checks.agreement import disagreement
-from composer.checks.case import Case
-from composer.checks.judging import UNANSWERED, Fault, prefixed
-from composer.checks.sequences import in_turn
-from composer.checks.streams import most, with_outputs
+from composer.checks.inference.agreement import disagreement
+from composer.checks.inference.case import Case
+from composer.checks.inference.judging import UNANSWERED, Fault, prefixed
+from composer.checks.inference.sequences import in_turn
+from composer.checks.inference.streams import most, with_outputs
+from composer.checks.inference.ways import Asker, Choice, Heard, Way
 from composer.checks.subject import Subject, fate
-from composer.checks.ways import Asker, Choice, Heard, Way
 from composer.protocol.messages import NoAnswer, Refused
 
 _DYING: Final = 1.0

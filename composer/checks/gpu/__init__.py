@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from composer.checks.gpu_evidence import Moment, Processes, Visible, model_seen, moment, processes, visible
-from composer.checks.gpu_use import INSTANCES, Verdict, judge_model
-from composer.checks.nvml import Gpu, Look
+from composer.checks.gpu.evidence import Moment, Processes, Visible, model_seen, moment, processes, visible
+from composer.checks.gpu.nvml import Gpu, Look
+from composer.checks.gpu.use import INSTANCES, Verdict, judge_model
 from composer.checks.report import Outcome, Result
 from composer.checks.subject import Subject, timed
 from composer.protocol.http import model_path

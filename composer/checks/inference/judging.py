@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from composer.checks.matchers import Context, asked, match
+from composer.checks.inference.matchers import Context, asked, match
 from composer.protocol.messages import Refused, Request, Response
 from composer.protocol.tensors import Tensor
 

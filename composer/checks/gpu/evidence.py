@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from composer.checks.nvml import Gpu, Look, look
+from composer.checks.gpu.nvml import Gpu, Look, look
 from composer.checks.processes import PROC, Stub, of_model, stubs
 from composer.checks.subject import Subject
 from composer.protocol.http import Client

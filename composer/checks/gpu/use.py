@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from composer.checks.gpu_evidence import ModelSeen, Moment, Visible, work
+from composer.checks.gpu.evidence import ModelSeen, Moment, Visible, work
 
 ON_CPU: Final = "it runs on the CPU"
 """What is said of a model that should run on a GPU and does not."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from composer.checks.goldens import Made, Recorder, read_golden
-from composer.checks.npy import read_npy
+from composer.checks.inference.goldens import Made, Recorder, read_golden
+from composer.checks.inference.npy import read_npy
 from composer.errors import CheckFailed
 from composer.protocol.tensors import Scalar, Tensor, Values, flat, place, rounded, rounded_all
 

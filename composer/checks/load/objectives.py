@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from composer import words
-from composer.checks.batches import Batches
+from composer.checks.load.batches import Batches
 from composer.load import Closed, Measured, Open, Shape
 from composer.load.records import percentile
 from composer.protocol import http

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from composer.checks.batches import Batches, batches
 from composer.checks.inference import expected, requests_of
-from composer.checks.objectives import Run, evidence_of, hints, misses, named, told
+from composer.checks.load.batches import Batches, batches
+from composer.checks.load.objectives import Run, evidence_of, hints, misses, named, told
 from composer.checks.report import Result
 from composer.checks.subject import Subject, fate, timed
 from composer.errors import CheckFailed

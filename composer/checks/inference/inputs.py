@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from composer.checks import pcg64
-from composer.checks.goldens import tensor_sha256
-from composer.checks.npy import read_npy
+from composer.checks.inference import pcg64
+from composer.checks.inference.goldens import tensor_sha256
+from composer.checks.inference.npy import read_npy
 from composer.errors import CheckFailed, NotFound
 from composer.protocol.tensors import EXACT_TEXT, Scalar, Tensor, flat, rounded_all, size_of, unpack
 

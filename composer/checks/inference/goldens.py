@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from composer.checks.npy import make_npy, read_npy
+from composer.checks.inference.npy import make_npy, read_npy
 from composer.errors import CheckFailed, Corrupt, NoRoom, NotFound
 from composer.protocol.tensors import Tensor, pack
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from composer.checks.goldens import Made, request_sha256
-from composer.checks.inputs import drawn, make_tensor
-from composer.checks.judging import ContextOf, Fault, Judged, Promise, judge_refusal, judge_response, promise
-from composer.checks.matchers import Context
-from composer.checks.streams import judge_stream
+from composer.checks.inference.goldens import Made, request_sha256
+from composer.checks.inference.inputs import drawn, make_tensor
+from composer.checks.inference.judging import ContextOf, Fault, Judged, Promise, judge_refusal, judge_response, promise
+from composer.checks.inference.matchers import Context
+from composer.checks.inference.streams import judge_stream
+from composer.checks.inference.ways import Answer, read_http
 from composer.checks.subject import Subject
-from composer.checks.ways import Answer, read_http
 from composer.errors import CheckFailed
 from composer.protocol import http
 from composer.protocol.http import model_path

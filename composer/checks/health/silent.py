@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from composer.checks.health.settings import differences
 from composer.checks.processes import Stub
-from composer.checks.settings import differences
 from composer.models.configuration import read_configuration
 from composer.models.lint.layout import misnamed
 from composer.models.repository import Entry, Model

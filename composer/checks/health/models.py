@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from composer.checks.health.silent import Fault, Served, dead, faults, instances, pythonpath
 from composer.checks.processes import Stub, of_model, stubs
 from composer.checks.report import Result
-from composer.checks.silent import Fault, Served, dead, faults, instances, pythonpath
 from composer.checks.subject import Subject, timed
 from composer.diagnosis.logs import failures
 from composer.models.lint import passed_over

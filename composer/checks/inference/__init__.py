@@ -11,15 +11,15 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from composer.checks.agreement import disagreement
-from composer.checks.case import Case, make_case
-from composer.checks.inference_evidence import evidence_of
-from composer.checks.judging import Fault
-from composer.checks.playing import Played, ask_all, ask_once
+from composer.checks.inference.agreement import disagreement
+from composer.checks.inference.case import Case, make_case
+from composer.checks.inference.evidence import evidence_of
+from composer.checks.inference.judging import Fault
+from composer.checks.inference.playing import Played, ask_all, ask_once
+from composer.checks.inference.sequences import in_turn
+from composer.checks.inference.ways import GRPC, JSON, Answer, Asker, Choice, Way, choose
 from composer.checks.report import Outcome, Result
-from composer.checks.sequences import in_turn
 from composer.checks.subject import Subject, timed
-from composer.checks.ways import GRPC, JSON, Answer, Asker, Choice, Way, choose
 from composer.protocol.messages import UNREACHABLE, Request
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Final
 
-from composer.checks.streams import with_outputs
-from composer.checks.ways import Heard
+from composer.checks.inference.streams import with_outputs
+from composer.checks.inference.ways import Heard
 from composer.protocol.messages import Response
 from composer.protocol.tensors import Scalar, Tensor, pack, place, rounded_all
 
