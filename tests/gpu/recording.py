@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composer.checks import Report, Terms, gpu_evidence, prove
+from composer.checks import Report, Terms, prove
+from composer.checks.gpu import evidence as gpu_evidence
 from composer.checks.gpu.evidence import Processes
 from composer.checks.gpu.nvml import Gpu, Look
 from composer.checks.processes import Stub

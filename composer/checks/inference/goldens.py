@@ -5,10 +5,12 @@ Beside `FILE.npy` lies `FILE.npy.json`, which says of what model and request the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -268,6 +270,7 @@ def device_of(report: Report, model: str) -> str:
 def _write_all(pieces: Sequence[tuple[Path, bytes]]) -> None:
     """Write every file under another name first: only where all could be written does any take its place."""
     ready: list[tuple[Path, Path]] = []
+    path = Path()
     try:
         for path, data in pieces:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,8 +283,9 @@ def _write_all(pieces: Sequence[tuple[Path, bytes]]) -> None:
         for part, path in ready:
             os.replace(part, path)
     except OSError as error:
-        place = Path(str(error.filename2 or error.filename or "a golden"))
-        raise NoRoom(f"{place} cannot be written: {error.strerror}", hint=f"ls -ld {place.parent}") from error
+        look = "df -h" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "ls -ld"
+        raise NoRoom(f"{path} cannot be written: {error.strerror}", hint=f"{look} {path.parent}") from error
     finally:
         for part, _ in ready:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
