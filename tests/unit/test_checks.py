@@ -236,6 +236,8 @@ def test_a_refusal_that_is_expected_is_not_diagnosed() -> None:
     assert (result(report, "golden").outcome, result(report, "models").outcome) == ("passed", "failed")
     assert _diagnosed(report) == []
     with serving(replies(refused)) as server:
+        other = proved(server, validation(checks.replace("code: 400", "code: 404")))
+        assert (result(other, "golden").outcome, _diagnosed(other)) == ("failed", [])
         assert _diagnosed(proved(server)) == [("request-shape", "m")]
 
 

@@ -173,11 +173,13 @@ def test_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     before = (tmp_path / FILE).read_bytes()
 
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device", "y.npy")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NoRoom, match="No space left"):
+    with pytest.raises(NoRoom, match="No space left") as raised:
         record(tmp_path, replace(ANSWER, values=[7.0, 7.0]))
+    assert str(tmp_path / FILE) in raised.value.message
+    assert raised.value.hint == f"df -h {(tmp_path / FILE).parent}"
     assert (tmp_path / FILE).read_bytes() == before
     assert len(list((tmp_path / "goldens").iterdir())) == 2
 
