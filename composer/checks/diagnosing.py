@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from composer.checks.health.models import read_index
 from composer.checks.report import About, Report, Result
 from composer.checks.subject import Subject, Terms
-from composer.diagnosis import UNCLASSIFIED, Refusal, Seen, diagnose, records
+from composer.diagnosis import TAIL, UNCLASSIFIED, Refusal, Seen, diagnose, records
 from composer.errors import TricomposeError
 from composer.protocol.messages import NoAnswer
-
-TAIL: Final = 30
-"""Lines of the log that go into a report."""
 
 
 def diagnosed(report: Report, subject: Subject) -> Report:
@@ -74,12 +71,15 @@ def _index(subject: Subject) -> Sequence[Mapping[str, Any]]:
 
 
 def _refusals(results: Sequence[Result], subject: Subject) -> Iterator[Refusal]:
-    """What the server refused of checks that failed: of others it was to be refused."""
-    models = {name: check.model for check in subject.validation.checks for name in (check.id, f"after:{check.id}")}
+    """What the server refused and should not have: of checks that failed, and that expect no refusal."""
+    asking = [check for check in subject.validation.checks if not any(one.status for one in check.expectations)]
+    models = {name: check.model for check in asking for name in (check.id, f"after:{check.id}")}
     for result in results:
-        for way in () if result.ok else result.evidence.get("ways", {}).values():
+        if result.ok or result.id not in models:
+            continue
+        for way in result.evidence.get("ways", {}).values():
             if "refused" in way:
-                yield Refusal(model=models.get(result.id, ""), message=way["refused"], code=way["status"] or "")
+                yield Refusal(model=models[result.id], message=way["refused"], code=way["status"] or "")
 
 
 def _named(results: Sequence[Result], key: str) -> Iterator[str]:

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 TAIL: Final = 30
-"""Lines of a log that are shown where nothing better is known."""
+"""Lines of a log that go into a report, and are shown where nothing better is known."""
 
 UNCLASSIFIED: Final = "unclassified"
 """The id of what fits no class."""

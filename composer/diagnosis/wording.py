@@ -9,6 +9,7 @@ from typing import Final
 
 from composer.diagnosis.logs import begun, failures, loading, records
 from composer.diagnosis.matching import Found
+from composer.diagnosis.packages import package_with
 from composer.diagnosis.seen import Diagnosis, Seen
 from composer.models.needs import distributions, meant
 from composer.releases import RELEASES, absent
@@ -28,23 +29,6 @@ _CUDA: Final = (
     "libnvjpeg.so*", "libnpp*.so*", "libnvinfer*.so*", "libnvonnxparser.so*",
 )  # fmt: skip
 """Libraries of CUDA and TensorRT: the full image has them, and no Ubuntu package brings them."""
-
-_PACKAGES: Final = {
-    "libGL.so.1": "libgl1", "libEGL.so.1": "libegl1", "libgomp.so.1": "libgomp1", "libsndfile.so.1": "libsndfile1",
-    "libgthread-2.0.so.0": "libglib2.0-0", "libglib-2.0.so.0": "libglib2.0-0", "libSM.so.6": "libsm6",
-    "libICE.so.6": "libice6", "libX11.so.6": "libx11-6", "libXext.so.6": "libxext6", "libXrender.so.1": "libxrender1",
-    "libxcb.so.1": "libxcb1", "libmagic.so.1": "libmagic1", "libzbar.so.0": "libzbar0", "libcairo.so.2": "libcairo2",
-    "libarchive.so.13": "libarchive13", "libtcmalloc.so.4": "libgoogle-perftools4", "libjemalloc.so.2": "libjemalloc2",
-    "libb64.so.0d": "libb64-0d", "libre2.so.9": "libre2-9", "libre2.so.5": "libre2-5", "libnuma.so.1": "libnuma1",
-    "libcurl.so.4": "libcurl4", "libxml2.so.2": "libxml2", "libssl.so.1.1": "libssl1.1", "libssl.so.3": "libssl3",
-    "libcrypto.so.3": "libssl3", "libstdc++.so.6": "libstdc++6", "libgcc_s.so.1": "libgcc-s1", "libz.so.1": "zlib1g",
-    "libaio.so.1": "libaio1", "libtbb.so.12": "libtbb12", "libtbb.so.2": "libtbb2", "libffi.so.8": "libffi8",
-    "libffi.so.7": "libffi7", "libexpat.so.1": "libexpat1", "libibverbs.so.1": "libibverbs1",
-    "librdmacm.so.1": "librdmacm1", "libopenblas.so.0": "libopenblas0", "libgfortran.so.5": "libgfortran5",
-    "libsox.so.3": "libsox3", "libportaudio.so.2": "libportaudio2", "libpoppler-cpp.so.0": "libpoppler-cpp0v5",
-    "libdcgm.so.3": "datacenter-gpu-manager", "libdcgm.so.4": "datacenter-gpu-manager-4-core",
-}  # fmt: skip
-"""Ubuntu's packages, and NVIDIA's, by the library that they bring."""
 
 
 def worded(found: Found, seen: Seen) -> Diagnosis:
@@ -96,7 +80,7 @@ def _library(names: Mapping[str, str], seen: Seen) -> Mapping[str, str]:
     if python := re.fullmatch(r"libpython(3\.\d+)\.so\.1\.0", library):
         why = f"it was built for Python {python[1]}, which the image lacks"
         return {"absence": why, "bring": f"packages: {{apt: [libpython{python[1]}]}}   in the recipe"}
-    if package := _PACKAGES.get(library):
+    if package := package_with(library, ""):
         return {
             "absence": f"it is in the package {package}",
             "bring": f"packages: {{apt: [{package}]}}   in the recipe",

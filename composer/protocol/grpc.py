@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, Final
 
 from composer.protocol import service
-from composer.protocol.messages import UNREACHABLE, NoAnswer, Parameter, Refused, Request, Response
+from composer.protocol.messages import MOST, UNREACHABLE, NoAnswer, Parameter, Refused, Request, Response
 from composer.protocol.tensors import Tensor, oddity, pack, unpack
 
 CODES: Final[Mapping[str, int]] = {
@@ -31,8 +31,8 @@ FINAL: Final = "triton_final_response"
 
 _MARK_END: Final = "triton_enable_empty_final_response"
 _OPTIONS: Final = (
-    # What a tensor takes is for the server to say: the library's own limit is 4 MB.
-    ("grpc.max_receive_message_length", -1),
+    # What a tensor takes is for the server to say: the library's own limit is 4 MB. An answer ends where HTTP's does.
+    ("grpc.max_receive_message_length", MOST),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from composer.protocol.messages import TIMEOUT, UNREACHABLE, NoAnswer, Refused, Request, Response
+from composer.protocol.messages import MOST, TIMEOUT, UNREACHABLE, NoAnswer, Refused, Request, Response
 from composer.protocol.tensors import EXACT_TEXT, Tensor, flat, not_in_json, oddity, pack, size_of, unpack
 
 HEADER_SIZE: Final = "Inference-Header-Content-Length"
@@ -25,9 +25,6 @@ HEADER_SIZE: Final = "Inference-Header-Content-Length"
 
 _IN_PATHS: Final = "!$&'()*+,;=:@"
 _PIECE: Final = 1 << 20
-
-_MOST: Final = 1 << 30
-"""Bytes of an answer to a request that are kept, so that one without end does not take all memory."""
 
 _MOST_TOLD: Final = 1 << 26
 """Bytes of what a server tells of itself."""
@@ -228,7 +225,7 @@ class Client:
             sent = {"Connection": "close", "Accept-Encoding": "identity", **headers}
             connection.request(method, self._url.path + path, body or None, sent)
             with connection.getresponse() as response:
-                content = _read(response, _MOST if path.endswith("/infer") else _MOST_TOLD)
+                content = _read(response, MOST if path.endswith("/infer") else _MOST_TOLD)
                 lowered = {name.lower(): value for name, value in response.getheaders()}
                 return Answer(status=response.status, headers=lowered, body=content)
         finally:

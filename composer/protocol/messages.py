@@ -14,6 +14,9 @@ Parameter = bool | int | float | str
 TIMEOUT: Final = 10.0
 """Seconds that a call may take as a whole, where nothing else is said."""
 
+MOST: Final = 1 << 30
+"""Bytes of an answer that are kept, so that one without end does not take all memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:

@@ -51,7 +51,6 @@ class Run:
     timeline: Sequence[tuple[float, float, float | None]]
     verified: float | None
     wrong: float | None
-    client_cpu: float | None
     average_batch: float | None
     sizes: Mapping[str, float]
     stopped: str
@@ -137,7 +136,6 @@ def _run(one: Mapping[str, Any], check: str) -> Run:
         timeline=tuple(_timeline(one.get("timeline"))),
         verified=number(one.get("verified")),
         wrong=number(one.get("wrong")),
-        client_cpu=number(one.get("client_cpu_seconds")),
         average_batch=number(batches.get("average")),
         sizes=_numbers(batches.get("sizes")),
         stopped=text(one.get("stopped")),

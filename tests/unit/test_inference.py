@@ -152,7 +152,7 @@ def test_an_answer_without_end_takes_no_memory_without_end(monkeypatch: pytest.M
             while True:
                 handler.wfile.write(b" " * (1 << 16))
 
-    monkeypatch.setattr("composer.protocol.http._MOST", 4 << 20)
+    monkeypatch.setattr("composer.protocol.http.MOST", 4 << 20)
     with serving(replies(endless)) as server:
         found = result(proved(server, validation(CHECK.replace("500ms", "10s"))), "golden")
     assert found.message == "the answer is larger than 4 MiB"

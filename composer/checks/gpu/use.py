@@ -89,7 +89,8 @@ def _not_meant(seen: ModelSeen, sight: Visible, on_gpu: set[int]) -> Verdict | N
 def _fallen(seen: ModelSeen, sight: Visible, on_gpu: set[int]) -> Verdict | None:
     if not seen.fell:
         return None
-    return _fault(f"{ON_CPU}: {seen.fell[0].strip()}", "add the library that is missing, or keep more: slim: safe")
+    hint = "bring the library that it names: packages: {apt: [...]}, or files: [...]"
+    return _fault(f"{ON_CPU}: {seen.fell[0].strip()}", hint)
 
 
 def _not_asked(seen: ModelSeen, sight: Visible, on_gpu: set[int]) -> Verdict | None:

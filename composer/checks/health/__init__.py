@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from composer.checks.health.logs import is_benign, sees_gpu
+from composer.checks.health.logs import sees_gpu
 from composer.checks.health.models import CALL, models, read_index, still_served
 from composer.checks.report import Result
 from composer.checks.subject import Subject, ending, timed
+from composer.diagnosis import TAIL, harmless
 from composer.diagnosis.logs import Line, begun, failures, loading, records
 from composer.protocol.messages import NoAnswer
-
-TAIL: Final = 30
-"""Lines of the log that go into a report."""
 
 _SHORTEST: Final = 0.2
 """Seconds that a call gets though the time is up."""
@@ -162,7 +160,8 @@ def _reasons(log: str) -> str:
     lines = records(log)
     if not lines:
         return " and wrote nothing"
-    fatal = [line for line in lines if _is_fatal(line) and (sees_gpu(log) or not is_benign(line))]
+    gpu = sees_gpu(log)
+    fatal = [line for line in lines if _is_fatal(line) and not harmless(line, gpu_wanted=gpu)]
     return f": {_one_line((fatal or lines)[-1])}"
 
 

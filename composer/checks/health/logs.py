@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from composer.checks.report import Result
 from composer.checks.subject import Subject, timed
+from composer.diagnosis import harmless
 from composer.diagnosis.logs import Line, records
 
 if TYPE_CHECKING:
@@ -16,20 +17,6 @@ if TYPE_CHECKING:
 MOST: Final = 20
 """Lines that go into a report."""
 
-WITHOUT_GPU: Final = (
-    r"CudaDriverHelper has not been initialized",
-    r"CUDA driver version is insufficient for CUDA runtime version",
-    r"[Nn]o CUDA-capable device is detected",
-    r"CUDA memory pool disabled",
-    r"pinned memory pool (will|is) not (be )?available",
-    r"unable to (create|get) .*CUDA driver version is insufficient",
-    r"Cannot get CUDA device count, GPU metrics will not be available",
-    r"DCGM unable to start",
-    r"Failed to initialize NVML",
-)
-"""What healthy servers say that find no GPU: patterns."""
-
-_BENIGN: Final = re.compile("|".join(WITHOUT_GPU))
 _GPU_SEEN: Final = re.compile(r"Collecting metrics for GPU \d|cuda_memory_pool_byte_size\{\d")
 
 
@@ -63,13 +50,8 @@ def _logs(subject: Subject, strict: StrictLogs) -> Result:
 def unexcused(log: str, strict: StrictLogs) -> list[Line]:
     """The lines of a log that are failures."""
     allowed, gpu = [re.compile(pattern) for pattern in strict.allow], sees_gpu(log)
-    counting = [line for line in records(log) if line.level in strict.fail_on and (gpu or not is_benign(line))]
+    counting = [line for line in records(log) if line.level in strict.fail_on and not harmless(line, gpu_wanted=gpu)]
     return [line for line in counting if not any(one.search(line.message) or one.search(line.raw) for one in allowed)]
-
-
-def is_benign(line: Line) -> bool:
-    """Whether a line is what healthy servers say that find no GPU."""
-    return _BENIGN.search(line.message) is not None
 
 
 def sees_gpu(log: str) -> bool:

@@ -6,7 +6,7 @@ A file that a later layer removes or replaces is still in the layer that has it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from composer import words
 from composer.checks.image import secrets
@@ -14,7 +14,7 @@ from composer.checks.image.problem import Problem, result
 from composer.checks.image.subject import Still, shown
 from composer.checks.report import Result
 
-_ROTATE = "whoever has the image has it: revoke it; "
+_ROTATE: Final = "whoever has the image has it: revoke it; "
 
 
 def exposed(still: Still) -> Result:

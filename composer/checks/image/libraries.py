@@ -23,10 +23,10 @@ from composer.checks.image.loader import (
     default_folders,
     find,
 )
-from composer.checks.image.packages import component_with, package_with
 from composer.checks.image.problem import Problem, result
 from composer.checks.image.subject import Still, listed, shown
 from composer.checks.report import Result
+from composer.diagnosis.packages import component_with, package_with
 from composer.elf import Binary
 from composer.inventory import HOME, component_of
 from composer.oci.tree import join
@@ -66,7 +66,7 @@ def libraries(still: Still) -> Result:
     late = [*server.late, *stub.late]
     seen = {*server.loaded.values(), *stub.loaded.values()}
     for parts in _components(still, house):
-        process, loaded = _load_part(still, parts, server)
+        process, loaded = _load_part(parts, server)
         seen |= loaded
         late += process.late
         wants += _wants_of(process, certain=True)
@@ -138,7 +138,7 @@ def _components(still: Still, house: Iterable[str]) -> Iterator[Sequence[str]]:
                 yield parts
 
 
-def _load_part(still: Still, parts: Sequence[str], server: Process) -> tuple[Process, set[str]]:
+def _load_part(parts: Sequence[str], server: Process) -> tuple[Process, set[str]]:
     """Load a component as the server does: it is opened by libtritonserver, and what is beside it by its library."""
     process = server.fork()
     core = next((path for name, path in server.loaded.items() if name.startswith(_CORE)), SERVER)

@@ -93,8 +93,8 @@ class _Book:
         elif _TEXTS.fullmatch(path):
             self.texts[path] = data.decode("utf-8", "replace")
         elif package := _LISTS.fullmatch(path):
-            libraries = re.findall(rb"/([^/\n]+\.so[^/\n]*)$", data, re.MULTILINE)
-            self.packages |= {name.decode("utf-8", "replace"): package[1] for name in libraries}
+            names = re.findall(rb"/([^/\n]+)$", data, re.MULTILINE)
+            self.packages |= {name.decode("utf-8", "replace"): package[1] for name in names if b".so" in name[1:]}
         if data.startswith(b"#!"):
             self.programs[path] = data[:_FIRST_LINE].split(b"\n")[0].decode("utf-8", "replace")
         if secrets.worth_reading(path, entry.size):

@@ -27,7 +27,7 @@ _NAMED: Final = re.compile(r"python(3\.\d+)")
 _NUMPY: Final = re.compile(r"numpy-(\d+)\.([\w.]*?)(?:-py[\w.]*)?\.(?:dist|egg)-info")
 _NUMPY_2_SINCE: Final = "24.11"
 _OWN_ENVIRONMENT: Final = re.compile(r"\bEXECUTION_ENV_PATH\b")
-_IN_PYTHON: Final = re.compile(r"^\s*(?:backend|platform)\s*:\s*[\"']python[\"']", re.MULTILINE)
+_IN_PYTHON: Final = re.compile(r"^[ \t]*(?:backend|platform)\s*:\s*[\"']python[\"']", re.MULTILINE)
 
 
 def python(still: Still) -> Result:

@@ -23,7 +23,7 @@ _ELSEWHERE: Final = ("proc", "dev", "sys", "run", "tmp", "var/run")
 """What is there only while a container runs."""
 
 _BACKEND: Final = re.compile(
-    r"^\s*(?:backend|platform)\s*:\s*[\"'](python|onnxruntime|pytorch|tensorrt|tensorflow|openvino)\w*[\"']",
+    r"^[ \t]*(?:backend|platform)\s*:\s*[\"'](python|onnxruntime|pytorch|tensorrt|tensorflow|openvino)\w*[\"']",
     re.MULTILINE,
 )
 """The backends that load nothing without a file."""

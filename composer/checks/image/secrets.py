@@ -20,7 +20,7 @@ from typing import Final
 MOST: Final = 256 << 10
 """Bytes of the largest file that is searched: what people keep secrets in is small."""
 
-RULES: Final = "2"
+RULES: Final = "3"
 """To be raised with every change here: what was found by other rules is then looked for again."""
 
 
@@ -50,9 +50,10 @@ _FORMS: Final = (
     _form(
         "a private key",
         b"PRIVATE KEY",
-        # With its content behind it: programs that read keys name the line alone.
+        # With its content behind it: programs that read keys name the line alone. Possessive, so that lines between
+        # that can be read in two ways are not tried in all of them.
         rb"-----BEGIN (?:(?:RSA|DSA|EC|OPENSSH|ENCRYPTED|PGP|SSH2 ENCRYPTED) )?PRIVATE KEY(?: BLOCK)?-----"
-        rb"(?:\\?r?\\?n|\s|[A-Za-z-]+: [^\n]*\n)+[A-Za-z0-9+/=]{40}",
+        rb"(?:[A-Za-z-]+: [^\n]*\n|\\?r?\\?n|\s)++[A-Za-z0-9+/=]{40}",
     ),
     _form("a PuTTY private key", b"PuTTY-User-Key-File", rb"^PuTTY-User-Key-File-\d+: "),
     _form("an access key of AWS", b"AKIA|ASIA", rb"\bA[KS]IA[A-Z2-7]{16}\b(?<!EXAMPLE)"),
@@ -80,13 +81,13 @@ _IN_TEXT: Final = (
     _form("an API key of Google", b"AIza", rb"\bAIza[0-9A-Za-z_-]{35}(?![0-9A-Za-z_-])"),
 )
 
-_URL: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"']*:([^\s/@\"']+)@[A-Za-z0-9\[]")
+_URL: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/:@\"']*:([^\s/@\"']+)@[A-Za-z0-9\[]")
 _BEARER: Final = re.compile(rb"[Aa]uthorization:\s*(?:[Bb]earer|[Bb]asic|[Tt]oken)\s+([A-Za-z0-9._~+/=-]{16,})")
 _PASSWORD_LINE: Final = re.compile(rb"^[ \t]*password[ \t]*[=:][ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 _NETRC: Final = re.compile(rb"\bpassword[ \t\r\n]+(\S+)")
 _NPM: Final = re.compile(rb"^.*?(?:_authToken|_auth|_password)[ \t]*=[ \t]*(\S+)", re.MULTILINE)
 _PGPASS: Final = re.compile(rb"^(?!#)[^:\n]*:[^:\n]*:[^:\n]*:[^:\n]*:(\S+)", re.MULTILINE)
-_KUBE: Final = re.compile(rb"^\s*(?:token|client-key-data|password):\s*(\S+)", re.MULTILINE)
+_KUBE: Final = re.compile(rb"^[ \t]*(?:token|client-key-data|password):\s*(\S+)", re.MULTILINE)
 _ASSIGNED: Final = re.compile(rb"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=[\"']?([^\s\"']+)", re.MULTILINE)
 
 _PLACEHOLDER: Final = re.compile(
@@ -195,7 +196,7 @@ def _docker(data: bytes) -> Iterator[tuple[int, str]]:
         auths = json.loads(data).get("auths") or {}
         logins = [one.get("auth") or one.get("identitytoken") for one in auths.values()]
         held = any(login and (len(login) > 64 or b":" in base64.b64decode(login)) for login in logins)
-    except (ValueError, AttributeError, TypeError, binascii.Error):
+    except (ValueError, AttributeError, TypeError, RecursionError, binascii.Error):
         return
     if held:
         yield max(data.find(b'"auth"'), 0), "a login to a registry"
@@ -226,6 +227,6 @@ _PLACES: Final[Mapping[str, _Search]] = {
     "/uv.toml": _urls,
     "/.vault-token": lambda data: [(0, "a token of Vault")] if data.strip() else [],
     "/.huggingface/token": lambda data: [(0, "a token of Hugging Face")] if data.strip() else [],
-    "/.ngc/config": _lines(re.compile(rb"^\s*apikey\s*=\s*(\S+)", re.MULTILINE), "an API key of NVIDIA"),
+    "/.ngc/config": _lines(re.compile(rb"^[ \t]*apikey\s*=\s*(\S+)", re.MULTILINE), "an API key of NVIDIA"),
 }
 """Files that are made for secrets, by the end of their path, and what is looked for in them."""
