@@ -256,10 +256,15 @@ def _env(image: Image | None) -> Mapping[str, str]:
 
 
 def _recorded(report: Report, terms: Terms, emit: Emit) -> Report:
-    """The report, once the goldens that it brought are written."""
-    if terms.recorder and report.ok:
+    """The report, once the goldens that it brought are written; where they cannot be, it says so."""
+    if not (terms.recorder and report.ok):
+        return report
+    try:
         for path in terms.recorder.write(terms.base, report):
             emit(Logged(text=f"recorded {path}", source="check"))
+    except TricomposeError as error:
+        lost = Result(id="record", kind="inference", outcome="error", message=error.message, hint=error.hint or "")
+        return replace(report, results=[*report.results, lost])
     return report
 
 

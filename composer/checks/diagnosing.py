@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from composer.checks.health.models import read_index
 from composer.checks.report import About, Report, Result
 from composer.checks.subject import Subject, Terms
-from composer.diagnosis import TAIL, UNCLASSIFIED, Refusal, Seen, diagnose, records
+from composer.diagnosis import TAIL, UNCLASSIFIED, Diagnosis, Refusal, Seen, diagnose, records
 from composer.errors import TricomposeError
 from composer.protocol.messages import NoAnswer
+
+_TABLE: Final = ("|", "+-")
 
 
 def diagnosed(report: Report, subject: Subject) -> Report:
@@ -22,9 +24,19 @@ def diagnosed(report: Report, subject: Subject) -> Report:
     seen = _seen(report.results, subject, log)
     # A server that lives has done something that a check has words for, though no class may fit it.
     unknown = bool(log.strip()) and (not seen.ready or seen.exit_code is not None)
-    found = [one for one in diagnose(seen) if one.id != UNCLASSIFIED or unknown]
-    lines = [line.raw for line in records(log)][-TAIL:]
+    found = _merged(one for one in diagnose(seen) if one.id != UNCLASSIFIED or unknown)
+    # The tables in which a server shows its options and models are many lines, and say nothing of why.
+    lines = [line.raw for line in records(log) if not line.raw.startswith(_TABLE)][-TAIL:]
     return replace(report, diagnoses=[one.to_json() for one in found], log=lines)
+
+
+def _merged(found: Iterable[Diagnosis]) -> Iterator[Diagnosis]:
+    """Each cause once, with all models that it is about."""
+    groups: dict[tuple[str, str, str], list[Diagnosis]] = {}
+    for one in found:
+        groups.setdefault((one.id, one.why, one.fix), []).append(one)
+    for same in groups.values():
+        yield replace(same[0], model=", ".join(dict.fromkeys(one.model for one in same if one.model)))
 
 
 def unstarted(error: TricomposeError, terms: Terms, about: About) -> Report:

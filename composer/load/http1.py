@@ -15,10 +15,14 @@ from composer.load.connection import Address, Connection, Done
 SAID: Final = 300
 """Bytes of a refusal's body that are kept."""
 
+_MOST: Final = 1 << 28
+"""Bytes of an answer, of which each client may hold one: what has no end does not take all memory."""
+
 _KNOWN: Final = 1000
 """Headers of which the meaning is kept. A server has a handful, but for those that tell the time."""
 
 _NONE: Final = "the server does not speak HTTP/1.1"
+_ENDLESS: Final = f"the answer is larger than {_MOST >> 20} MiB"
 _CHUNKED: Final = -1
 _TO_THE_END: Final = -2
 
@@ -98,6 +102,9 @@ class _HttpConnection(Connection):
             return ()
         if self._parts:
             data = b"".join((*self._parts, data))
+            if len(data) > _MOST:
+                self.broken = _ENDLESS
+                return ()
         end = data.find(b"\r\n\r\n") + 4
         done = self._answer(data[:end], data, end) if end > 3 else ()
         if not done:
@@ -120,6 +127,8 @@ class _HttpConnection(Connection):
             return ()
         self._missing = end + head.length - len(data)
         if self._missing > 0:
+            if head.length > _MOST:
+                self.broken = _ENDLESS
             return ()
         if self._missing < 0:
             self.broken = "the server sends more than it announces"

@@ -201,6 +201,13 @@ def test_goldens_are_recorded_and_hold(image: str, capfd: pytest.CaptureFixture[
     assert validated(capfd, *arguments, "--allow-stale")[0] == 0
 
 
+def test_goldens_that_cannot_be_written_do_not_lose_the_proof(image: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(RECIPE.replace("{equals: [4, 6]}", "{golden: recipe.yaml/sum.npy}"))
+    status, document = validated(capfd, "recipe.yaml", "--image", image, "--runner", "rootfs", "--record")
+    outcomes = {one["id"]: one["outcome"] for one in document["report"]["results"]}
+    assert (status, outcomes["sum"], outcomes["record"]) == (12, "passed", "error")
+
+
 def test_a_server_that_runs_already(image: str, capfd: pytest.CaptureFixture[str]) -> None:
     ports = free_ports()
     with serving(image, ports, "--progress", "plain") as process:

@@ -314,7 +314,7 @@ def test_a_model_whose_process_dies_under_load(all_of_them: Proved) -> None:
 
 def test_a_model_that_was_to_run_on_a_gpu(all_of_them: Proved) -> None:
     (found,) = [result for result in all_of_them.report.results if result.id == "model:fades:instances"]
-    assert found.message == "fades: its instances: 1 of KIND_GPU is expected, it is 1 of KIND_CPU"
+    assert found.message == "fades: its instances: expected 1 of KIND_GPU, found 1 of KIND_CPU"
     assert all_of_them.ready[found.id] == 200
 
 

@@ -408,16 +408,16 @@ EXPECT = "  expect: {{models: {{m: {{{}}}}}}}\n"
     [
         ("versions: [1], backend: python, instances: {KIND_CPU: 1}", None),
         ("instances: {KIND_CPU: 1, KIND_GPU: 0}", None),
-        ("versions: [1, 2]", ("versions", "m: its versions: 1, 2 is expected, it is 1")),
-        ("platform: ensemble", ("platform", "m: its platform: ensemble is expected, it is none")),
-        ("backend: onnxruntime", ("backend", "m: its backend: onnxruntime is expected, it is python")),
+        ("versions: [1, 2]", ("versions", "m: its versions: expected 1, 2, found 1")),
+        ("platform: ensemble", ("platform", "m: its platform: expected ensemble, found none")),
+        ("backend: onnxruntime", ("backend", "m: its backend: expected onnxruntime, found python")),
         (
             "instances: {KIND_GPU: 1}",
-            ("instances", "m: its instances: 1 of KIND_GPU is expected, it is 1 of KIND_CPU"),
+            ("instances", "m: its instances: expected 1 of KIND_GPU, found 1 of KIND_CPU"),
         ),
         (
             "instances: {KIND_CPU: 2}",
-            ("instances", "m: its instances: 2 of KIND_CPU is expected, it is 1 of KIND_CPU"),
+            ("instances", "m: its instances: expected 2 of KIND_CPU, found 1 of KIND_CPU"),
         ),
     ],
 )

@@ -235,6 +235,15 @@ def test_more_than_was_announced_is_a_failure() -> None:
     assert found.errors == {"the server sends more than it announces": 3}
 
 
+@pytest.mark.parametrize("how", ["Content-Length: 300000", "Transfer-Encoding: chunked", "Connection: close"])
+def test_answers_without_end_take_no_memory_without_end(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("composer.load.http1._MOST", 1 << 17)
+    body = b"40000\r\n" + bytes(1 << 18)
+    with listening(Http(lambda number: f"HTTP/1.1 200 OK\r\n{how}\r\n\r\n".encode() + body)) as address:
+        found = measure(http(address), Closed(concurrency=1), requests=2, timeout=5)
+    assert found.errors == {"the answer is larger than 256 MiB": 2}
+
+
 @given(some.lists(some.binary(min_size=1, max_size=20)), some.integers(0, 30))
 def test_chunks(parts: list[bytes], cut: int) -> None:
     data = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"

@@ -261,7 +261,8 @@ def _unexpected(subject: Subject, served: Served) -> Iterator[Fault]:
     }
     for thing, (wanted, there) in pairs.items():
         if wanted is not None and wanted != there:
-            yield Fault(thing=thing, message=f"its {thing}: {wanted} is expected, it is {there or 'none'}")
+            hint = f"expect: {{models: {{{served.name}: ...}}}}, if what is served is right"
+            yield Fault(thing=thing, message=f"its {thing}: expected {wanted}, found {there or 'none'}", hint=hint)
 
 
 def _listed(versions: Sequence[int] | None) -> str | None:
