@@ -50,6 +50,7 @@ class Server:
     asked: list[tuple[str, bytes, Mapping[str, str]]] = field(default_factory=list)
     log: str = "I1121 00:00:00.1 7 server.cc:1] starting\n"
     code: int | None = None
+    oom: bool = False
     grpc: str = "127.0.0.1:9"
     engine: str = "none"
 
@@ -62,6 +63,9 @@ class Server:
 
     def exit_code(self) -> int | None:
         return self.code
+
+    def oom_killed(self) -> bool:
+        return self.oom
 
     def pids(self) -> tuple[int, ...]:
         return ()

@@ -50,6 +50,10 @@ class Running(Protocol):
         """None while it lives; 128 + signal if a signal ended it."""
         ...
 
+    def oom_killed(self) -> bool:
+        """Whether it was killed for want of memory, as far as what it runs in can tell."""
+        ...
+
     def pids(self) -> Sequence[int]:
         """The numbers that the server's processes have on this machine, outside of its container."""
         ...

@@ -132,6 +132,9 @@ class _Server:
             state = self.container.attrs["State"]
         return int(state["ExitCode"]) if state["Status"] in ("exited", "dead") else None
 
+    def oom_killed(self) -> bool:
+        return bool(self.container.attrs["State"].get("OOMKilled")) if self.exit_code() is not None else False
+
     def pids(self) -> Sequence[int]:
         with _explained():
             try:

@@ -74,6 +74,10 @@ class Remote:
         """None: that it has ended can only be told from its silence."""
         return None
 
+    def oom_killed(self) -> bool:
+        """False: nobody can tell from here."""
+        return False
+
     def pids(self) -> Sequence[int]:
         """None that we could see."""
         return ()

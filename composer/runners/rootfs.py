@@ -142,6 +142,10 @@ class _Server:
     def exit_code(self) -> int | None:
         return self.process.poll()
 
+    def oom_killed(self) -> bool:
+        # Nobody tells whom the kernel killed for it: there is no limit of our own.
+        return False
+
     def pids(self) -> Sequence[int]:
         return _below(self.process.pid)
 

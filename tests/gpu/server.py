@@ -146,6 +146,9 @@ class Native:
         code = self.process.poll()
         return code if code is None or code >= 0 else 128 - code
 
+    def oom_killed(self) -> bool:
+        return False
+
     def pids(self) -> Sequence[int]:
         """The server and all that it started."""
         found = [self.process.pid]

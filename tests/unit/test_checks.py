@@ -214,6 +214,21 @@ def _diagnosed(report: Report) -> list[tuple[str, str]]:
     return [(one["id"], one["model"]) for one in report.diagnoses]
 
 
+def test_a_server_that_was_killed_for_memory_is_diagnosed_so() -> None:
+    for oom, named in ((True, "killed-for-memory"), (False, "killed")):
+        with serving(replies()) as server:
+            server.code, server.oom = 137, oom
+            assert _diagnosed(proved(server)) == [(named, "")]
+
+
+def test_one_cause_is_told_once_of_all_its_models() -> None:
+    reason = "Unable to initialize shared memory key 'x' to requested size (1048576 bytes). Use '--shm-size' flag"
+    line = "E1121 00:00:00.1 7 model_lifecycle.cc:642] \"failed to load '{}' version 1: Internal: {}\"\n"
+    with serving(replies()) as server:
+        server.code, server.log = 1, "".join(line.format(name, reason) for name in ("one", "two"))
+        assert _diagnosed(proved(server)) == [("shared-memory", "one, two")]
+
+
 def test_what_a_check_was_refused_is_diagnosed() -> None:
     words = b'{"error":"Stub process \'m_0_0\' is not healthy."}'
     with serving(replies((500, words))) as server:

@@ -316,6 +316,9 @@ class Server:
     def exit_code(self) -> int | None:
         return None
 
+    def oom_killed(self) -> bool:
+        return False
+
     def pids(self) -> Sequence[int]:
         return self.numbers
 

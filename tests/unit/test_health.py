@@ -348,6 +348,9 @@ class Pretender:
     def exit_code(self) -> int | None:
         return self.code
 
+    def oom_killed(self) -> bool:
+        return False
+
     def pids(self) -> Sequence[int]:
         return self.processes
 

@@ -17,7 +17,7 @@ import pytest
 from composer.checks.image import check_image, dropped_libraries
 from composer.checks.image.loader import configured_folders, expanded, read_cache
 from composer.checks.image.notes import MANNER, decode, encode, take_notes
-from composer.checks.image.secrets import assignments, leaks, told_by_name, told_by_text, worth_reading
+from composer.checks.image.secrets import MOST, assignments, leaks, told_by_name, told_by_text, worth_reading
 from composer.checks.report import Result
 from composer.errors import Corrupt, Unreachable
 from composer.events import ignore
@@ -953,6 +953,29 @@ def test_secrets(path: str, text: str, what: str) -> None:
 )
 def test_no_secrets(path: str, text: str) -> None:
     assert [*leaks(path, text.encode())] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("key.pem", "-----BEGIN PRIVATE KEY-----\n" + "nn: \n" * 40_000),
+        ("root/.gitconfig", "a" * MOST),
+        ("root/.kube/config", "\n" * MOST),
+        ("root/.ngc/config", "\n" * MOST),
+        ("root/.netrc", "password " * (MOST // 9)),
+        ("root/.docker/config.json", "[" * MOST),
+    ],
+)
+def test_texts_that_are_made_to_be_searched_for_long_are_not(path: str, text: str) -> None:
+    begun = time.process_time()
+    list(leaks(path, text.encode()))
+    assert time.process_time() - begun < 5
+
+
+def test_headers_of_a_key_are_part_of_it() -> None:
+    lines = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n"
+    key = f"-----BEGIN RSA PRIVATE KEY-----\n{lines}n{'A' * 63}\n"
+    assert [leak.what for leak in leaks("a/key", key.encode())] == ["a private key"]
 
 
 @pytest.mark.parametrize(
