@@ -52,16 +52,6 @@ GOOD = {
     ),
     **python_model("upper", each(UPPER), {"X": "STRING [2]"}, {"Y": "STRING [2]"}),
 }
-ILL = {
-    **python_model("dtype", each("answer(Y=tensor(request, 'X').astype(np.float64))"), INPUT, OUTPUT),
-    **python_model("shape", each("answer(Y=np.zeros(3, np.float32))"), INPUT, OUTPUT),
-    **python_model("other", each("answer(Z=tensor(request, 'X'))"), INPUT, OUTPUT),
-    **python_model("nan", each("answer(Y=tensor(request, 'X') * np.float32('nan'))"), INPUT, OUTPUT),
-    **python_model("silent", "def execute(self, requests):\n    return None", INPUT, OUTPUT),
-    **python_model("raises", "def execute(self, requests):\n    raise ValueError('no luck')", INPUT, OUTPUT),
-    **python_model("dies", "def execute(self, requests):\n    os._exit(3)", INPUT, OUTPUT),
-    **python_model("idle", "pass", INPUT, OUTPUT),
-}
 
 
 def check(model: str, expected: str, name: str = "", sent: str = "X: {dtype: FP32, shape: [2], data: [1, 2]}") -> str:
@@ -169,30 +159,6 @@ def test_a_good_image_is_proved(bench: Bench, scratch: Path) -> None:
     assert report.about.server == "triton 2.51.0"
 
 
-def test_models_that_are_ready_and_do_not_serve(bench: Bench) -> None:
-    """Triton calls every one of them ready. Each fails, in words of its own."""
-    expected = "Y: {allclose: {values: [1, 2]}}"
-    names = sorted({path.partition("/")[0] for path in ILL})
-    with started(bench, ILL) as running:
-        report = proved(running, validation("".join(check(name, expected) for name in names)), *names)
-        assert requests.get(f"{running.http}/v2/health/ready", timeout=5).status_code == 200
-    assert result(report, "models").outcome == "passed"
-    words = {
-        "dtype": "output Y: its datatype is FP64, the model's configuration says FP32",
-        "shape": "output Y: its shape is [3], the model's configuration says [2]",
-        "other": "output Y is missing: the answer has no outputs",
-        "nan": "output Y: allclose: at [0] 1 is expected, it is nan",
-        "silent": "no answer within 2 s; the server counts the request as answered",
-        "raises": "the server refuses with 500: Failed to process the request(s) for model 'raises",
-        "dies": "the server refuses with 500: Stub process 'dies_0_0' is not healthy.",
-        "idle": "the server refuses with 500: Failed to process the request(s) for model 'idle",
-    }
-    found = {name: result(report, name) for name in names}
-    assert {name: one.outcome for name, one in found.items()} == dict.fromkeys(names, "failed")
-    assert {name: one.message[: len(words[name])] for name, one in found.items()} == words
-    assert len({one.message for one in found.values()}) == len(words)
-
-
 def test_a_model_that_does_not_load(bench: Bench) -> None:
     bad = python_model("bad", "def initialize(self, args):\n    import not_there", INPUT, OUTPUT)
     with started(bench, ADD | bad) as running:
@@ -204,16 +170,6 @@ def test_a_model_that_does_not_load(bench: Bench) -> None:
     assert {one.outcome for one in report.results[1:]} == {"skipped"}
 
 
-def test_a_model_that_does_not_load_in_a_server_that_does_not_mind(bench: Bench) -> None:
-    bad = {"bad/config.pbtxt": 'name: "good" backend: "python"', "bad/1/model.py": ""}
-    with started(bench, ADD | bad, "--exit-on-error=false") as running:
-        report = proved(running, validation(SUM), "add", "bad")
-    assert result(report, "ready").outcome == "passed"
-    assert result(report, "sum").outcome == "passed"
-    assert result(report, "models").message.startswith("bad is not ready: unexpected directory name 'bad'")
-    assert not report.ok
-
-
 def test_a_server_that_hangs_is_given_up(bench: Bench) -> None:
     hangs = python_model("hangs", "def initialize(self, args):\n    time.sleep(600)", INPUT, OUTPUT)
     begun = time.monotonic()
@@ -223,14 +179,6 @@ def test_a_server_that_hangs_is_given_up(bench: Bench) -> None:
         "the server made no progress for 6 s; these models never finished loading: hangs version 1"
     )
     assert time.monotonic() - begun < 60
-
-
-def test_an_empty_repository_proves_nothing_though_it_is_ready(bench: Bench) -> None:
-    with started(bench, {"README": ""}) as running:
-        report = proved(running, validation(SUM), "add")
-    assert result(report, "ready").outcome == "passed"
-    assert result(report, "models").message == "add is not in the server's repository"
-    assert not report.ok
 
 
 def test_a_command_that_is_not_there(bench: Bench) -> None:
