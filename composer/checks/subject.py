@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from composer.checks.report import Kind, Result
 from composer.errors import TricomposeError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from composer.checks.inference.goldens import Recorder
     from composer.models.repository import ModelRepository
     from composer.recipe import Validate
+
+_LONGEST: Final = 4000
+"""Letters of a message: what a server says in it may be of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +86,13 @@ def timed(subject: Subject, name: str, kind: Kind, check: Callable[[], Result]) 
         result = Result(id=name, kind=kind, outcome="failed", message=f"{error}{fate(subject)}")
     except TricomposeError as error:
         result = Result(id=name, kind=kind, outcome="error", message=error.message, hint=error.hint or "")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         result = Result(id=name, kind=kind, outcome="error", message=f"the server's answer makes no sense: {error!r}")
-    return replace(result, seconds=subject.clock() - begun)
+    return replace(result, message=_cut(result.message), seconds=subject.clock() - begun)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ... ({len(message)} letters)"
 
 
 def fate(subject: Subject) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, Final
 
 from composer.protocol import service
-from composer.protocol.messages import MOST, UNREACHABLE, NoAnswer, Parameter, Refused, Request, Response
+from composer.protocol.messages import MOST, UNREACHABLE, WORDS, NoAnswer, Parameter, Refused, Request, Response
 from composer.protocol.tensors import Tensor, oddity, pack, unpack
 
 CODES: Final[Mapping[str, int]] = {
@@ -64,7 +64,7 @@ def decode_from_stream(data: bytes) -> Response | Refused:
     """The answer that a ModelStreamInferResponse is. Raises `ValueError` for what is none."""
     message = _parsed("ModelStreamInferResponse", data)
     if message.error_message:
-        return Refused(code=None, message=message.error_message)
+        return Refused(code=None, message=message.error_message[:WORDS])
     return _response(message.infer_response)
 
 

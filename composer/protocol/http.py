@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from composer.protocol.messages import MOST, TIMEOUT, UNREACHABLE, NoAnswer, Refused, Request, Response
+from composer.protocol.messages import MOST, TIMEOUT, UNREACHABLE, WORDS, NoAnswer, Refused, Request, Response
 from composer.protocol.tensors import EXACT_TEXT, Tensor, flat, not_in_json, oddity, pack, size_of, unpack
 
 HEADER_SIZE: Final = "Inference-Header-Content-Length"
@@ -103,7 +103,7 @@ def decode(status: int, headers: Mapping[str, str], body: bytes) -> Response | R
 def complaint(body: bytes) -> str:
     """Triton's own words for what it refused, from the body of its answer."""
     try:
-        return str(_json(body)["error"])
+        return str(_json(body)["error"])[:WORDS]
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace").strip() or "no reason given"
 

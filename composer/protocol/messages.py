@@ -17,6 +17,9 @@ TIMEOUT: Final = 10.0
 MOST: Final = 1 << 30
 """Bytes of an answer that are kept, so that one without end does not take all memory."""
 
+WORDS: Final = 1 << 16
+"""Letters of a refusal that are kept: people read them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:

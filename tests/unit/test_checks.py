@@ -13,6 +13,7 @@ from composer.checks import About, Report, Result, Terms, prove
 from composer.checks.diagnosing import unstarted
 from composer.errors import BuildFailed, NotFound
 from composer.events import Event, Logged
+from composer.reports.document import json_text
 from tests.fakes import CHECK, ILL, READY, STRANGER, proved, replies, result, serving, validation
 
 # -- the whole ---------------------------------------------------------------------------------
@@ -198,6 +199,27 @@ def test_versions_that_the_policy_put_aside_and_models_that_nobody_loads_are_in_
 def test_no_models_prove_nothing() -> None:
     with serving(replies(**{"/v2/repository/index": (200, b"[]")})) as server:
         assert result(proved(server, validation(""), ()), "models").outcome == "unverified"
+
+
+def test_what_an_index_has_no_business_to_say_is_in_no_report() -> None:
+    deep = "[" * 600 + "]" * 600
+    row = f'[{{"name": "m", "version": "1", "state": "READY", "more": {deep}, "reason": {deep}}}]'
+    with serving(replies(**{"/v2/repository/index": (200, row.encode())})) as server:
+        report = proved(server)
+    assert result(report, "models").evidence["index"] == [{"name": "m", "version": "1", "state": "READY"}]
+    assert json.loads(json_text([report]))["ok"]
+
+
+def test_what_a_server_says_at_length_is_cut() -> None:
+    words = json.dumps({"error": "x" * 1_000_000}).encode()
+    index = json.dumps({"y": "x" * 1_000_000}).encode()
+    with serving(replies((400, words), **{"/v2/repository/index": (200, index)})) as server:
+        report = proved(server)
+    assert len(json_text([report])) < 500_000
+    for name in ("golden", "models"):
+        found = result(report, name)
+        assert not found.ok
+        assert len(found.message) < 5000
 
 
 def test_an_index_that_is_none() -> None:

@@ -369,6 +369,13 @@ def test_errors_of_a_healthy_server_without_a_gpu_are_harmless(case: Case) -> No
     assert {diagnosis.id for line in bad if (diagnosis := of_line(line))} == {NOISE}
 
 
+@pytest.mark.parametrize("word", ["tritonserver", "a", "Stub process '", "failed to load '", "/a/1/"])
+def test_a_line_of_any_length_is_looked_through_at_once(word: str) -> None:
+    begun = time.process_time()
+    diagnose(Seen(log=f"{word * (100_000 // len(word))}\n" * 20, exit_code=1))
+    assert time.process_time() - begun < 5
+
+
 def test_a_failure_is_not_harmless_on_any_machine() -> None:
     for case in cases():
         if case.seen.gpu_wanted or not case.source.startswith("recorded: tritonserver"):

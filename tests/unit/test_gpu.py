@@ -7,6 +7,7 @@ import ctypes
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -207,6 +208,13 @@ def test_what_a_server_sees() -> None:
     elsewhere = visible(LOG, at(0, page({})), [])
     assert [(gpu.uuid, gpu.name) for gpu in elsewhere.gpus] == [(A, "NVIDIA H200")]
     assert visible("CUDA memory pool disabled\n", at(0, ""), []).count == 0
+
+
+def test_a_line_of_any_length_is_looked_through_at_once() -> None:
+    begun = time.process_time()
+    assert visible("a" * 1_000_000, at(0, page({})), []).no_dcgm == ""
+    assert gpu_evidence._FELL["onnxruntime"].findall("a" * 1_000_000) == []
+    assert time.process_time() - begun < 2
 
 
 def test_a_part_of_a_gpu_is_known_by_the_whole() -> None:

@@ -335,9 +335,9 @@ def test_the_whole_ends_in_time() -> None:
     with listening(Http(answer)) as address:
         begun = time.monotonic()
         found = measure(http(address), Closed(concurrency=2), requests=10_000, deadline=0.5)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
     assert found.stopped == "the time for the whole load is over"
-    assert 10 <= found.ok <= 20
+    assert 1 <= found.ok <= 20
 
 
 # -- an open loop -------------------------------------------------------------------------------------------------
@@ -354,9 +354,9 @@ def test_an_open_loop_sends_by_the_clock(rate: int) -> None:
     with listening(Http(answer)) as address:
         found = measure(http(address), Open(rate=rate), seconds=0.5)
     assert (found.sent, found.ok) == (rate / 2, rate / 2)
-    assert 0.45 < found.seconds < 0.75
-    assert arrived[-1] - arrived[0] == pytest.approx(0.5, abs=0.1)
-    assert percentile(found.late, 50) < 0.01
+    assert 0.45 < found.seconds < 1.5
+    assert arrived[-1] - arrived[0] == pytest.approx(0.5, abs=0.3)
+    assert percentile(found.late, 50) < 0.05
 
 
 def test_a_halt_of_the_server_is_paid_for_by_all_that_were_due() -> None:
@@ -390,7 +390,7 @@ def test_a_server_that_is_too_slow_for_the_rate_does_not_slow_the_rate() -> None
         found = measure(http(address), Open(rate=200), seconds=0.5)
     assert found.ok == 100
     assert peer.connections > 15, "as many as it takes"
-    assert found.seconds < 0.75
+    assert found.seconds < 2, "one connection would take 10"
 
 
 def test_waiting_for_room_costs_no_time_of_the_processor() -> None:

@@ -23,10 +23,14 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _COLLECTING: Final = re.compile(r'Collecting metrics for GPU (\d+): (.+?)"?$', re.MULTILINE)
 _POOL: Final = re.compile(r"CUDA memory pool is created on device (\d+) with size")
 _NO_DCGM: Final = re.compile(
-    r".*(?:DCGM unable to start|error initializing DCGM|GPU metrics will not be available|Unable to get device UUID).*"
+    r"^.*(?:DCGM unable to start|error initializing DCGM|GPU metrics will not be available"
+    r"|Unable to get device UUID).*",
+    re.MULTILINE,
 )
 _FELL: Final = {
-    "onnxruntime": re.compile(r".*Failed to load library \S*libonnxruntime_providers_cuda\.so with error.*"),
+    "onnxruntime": re.compile(
+        r"^.*Failed to load library \S*libonnxruntime_providers_cuda\.so with error.*", re.MULTILINE
+    ),
 }
 """What a backend writes that was to take a GPU and then took the CPU, and says no more of it."""
 

@@ -29,6 +29,9 @@ CALL: Final = 2.0
 Row = Mapping[str, Any]
 """A version of a model in the server's index; without `state` it is only known, not loaded."""
 
+_KEYS: Final = ("name", "version", "state", "reason")
+"""What a row has. Whatever else a server puts there, however deep, stays out of reports."""
+
 
 def models(subject: Subject) -> Iterator[Result]:
     """The index, then what the server says of each model that is ready, and its extensions where some are expected.
@@ -56,9 +59,9 @@ def read_index(subject: Subject, patience: float = CALL) -> list[Row]:
     if answer.status != 200:
         raise NoAnswer(f"the server does not list its models: {answer.complaint()}", waited=False)
     rows = answer.json()
-    if not (isinstance(rows, list) and all(isinstance(row, dict) and "name" in row for row in rows)):
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows)):
         raise ValueError(f"an index of models that is {rows!r}")
-    return rows
+    return [{key: row[key] for key in _KEYS if isinstance(row.get(key), str | int)} for row in rows]
 
 
 # -- the index ------------------------------------------------------------------------------------
@@ -224,8 +227,8 @@ def _seen(served: Served) -> dict[str, Any]:
     return {
         "versions": list(served.versions),
         "backend": _backend(served),
-        "platform": served.config.get("platform") or "",
-        "max_batch_size": served.config.get("max_batch_size") or 0,
+        "platform": str(served.config.get("platform") or ""),
+        "max_batch_size": int(served.config.get("max_batch_size") or 0),
         "instances": _instances(served),
         "processes": None if served.stubs is None else len(served.stubs),
     }

@@ -133,7 +133,7 @@ def _json(spec: TensorSpec, base: Path) -> Tensor:
     path = base / spec.json_
     try:
         document = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckFailed(f"{spec.json_} is not JSON: {error}", hint=f"python3 -m json.tool {path}") from error
     values = flat(point(document, spec.pointer or "", str(spec.json_)))
     odd = next((value for value in values if not _fits(value, spec.dtype)), None)
