@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from composer import words
 from composer.config import READY
 from composer.errors import NotFound, Unplannable
 from composer.oci.image import Image
@@ -169,10 +170,15 @@ def _pinned(what: Printable) -> str:
 
 
 def _notes(what: Printable) -> Iterator[str]:
+    """Comments: a name with a line break in it must not end one."""
     at = what.reference
-    yield f"{at}, started as tricompose run does"
+    yield _one_line(f"{at}, started as tricompose run does")
     if what.models:
-        yield f"serves {', '.join(sorted(what.models))}"
+        yield _one_line(f"serves {', '.join(sorted(what.models))}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(words.plain(text).split())
 
 
 # -- compose ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -322,12 +323,19 @@ def _group(groups: Sequence[Sequence[str]], wanted: str) -> int:
 
 def _table(root: Path, path: str, colons: int) -> list[list[str]]:
     """The rows of an account file of the image. One that is a link is not read: it may lead out of the image."""
+    folder, _, name = path.rpartition("/")
     try:
-        descriptor = os.open(root / path, os.O_RDONLY | os.O_NOFOLLOW)
+        within = os.open(root / folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            # A pipe would be waited for.
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=within)
+        finally:
+            os.close(within)
     except OSError:
         return []
     with open(descriptor, errors="replace") as file:
-        rows = [line.rstrip("\n").split(":") for line in file]
+        plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        rows = [line.rstrip("\n").split(":") for line in file] if plain else []
     return [row for row in rows if len(row) > colons - 1 and row[2].isdecimal()]
 
 

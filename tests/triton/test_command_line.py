@@ -197,7 +197,7 @@ def test_goldens_are_recorded_and_hold(image: str, capfd: pytest.CaptureFixture[
     Path("models/add/1/model.py").write_text(Path("models/add/1/model.py").read_text() + "# another\n")
     status, document = validated(capfd, *arguments)
     assert status == 12, "the golden is of another model"
-    assert "its files have changed" in document["error"]["message"]
+    assert "the files of add have changed since sum.npy was recorded" in document["error"]["message"]
     assert validated(capfd, *arguments, "--allow-stale")[0] == 0
 
 

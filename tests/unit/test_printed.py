@@ -60,6 +60,13 @@ def what(run: str = "", reference: str = "docker://harbor.example.com/tools/trit
     return replace(made, **more)
 
 
+@pytest.mark.parametrize("kind", ["docker", "compose", "kubernetes"])
+def test_no_name_of_a_model_leaves_its_comment(kind: str) -> None:
+    text = printed(kind, what(models=["a\ntouch HERE #", "b\r\x1b[2Jc"]))
+    assert [line for line in text.splitlines() if "touch HERE" in line and not line.lstrip().startswith("#")] == []
+    assert "\x1b" not in text
+
+
 # -- docker -------------------------------------------------------------------------------------------------------
 
 

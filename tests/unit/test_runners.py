@@ -15,7 +15,7 @@ import pytest
 from composer.errors import NotFound, Unplannable
 from composer.events import ignore
 from composer.recipe import Run
-from composer.runners import ending, owner, pick, ports
+from composer.runners import ending, owner, pick, ports, rootfs
 from composer.runners.ending import asked_to_end, waits_for_others
 from composer.runners.remote import RemoteRunner, parse_remote
 
@@ -226,3 +226,21 @@ with placed(["tritonserver"], None) as (_, found):
         os.kill(process.pid, 9)
     with ports.placed(["tritonserver", f"--http-port={port}"], {"http": port}):
         pass
+
+
+def test_accounts_are_read_of_plain_files_in_the_image_alone(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a folder that is a link may lead out."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "passwd").write_text("me:x:1:1::/:/bin/sh\n")
+    for name in ("plain", "piped", "linked"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain/etc").mkdir()
+    (tmp_path / "plain/etc/passwd").write_text("me:x:1:1::/:/bin/sh\nbroken\n")
+    (tmp_path / "piped/etc").mkdir()
+    os.mkfifo(tmp_path / "piped/etc/passwd")
+    (tmp_path / "linked/etc").symlink_to(outside)
+    assert [row[0] for row in rootfs._table(tmp_path / "plain", "etc/passwd", 6)] == ["me"]
+    assert rootfs._table(tmp_path / "piped", "etc/passwd", 6) == []
+    assert rootfs._table(tmp_path / "linked", "etc/passwd", 6) == []
+    assert rootfs._table(tmp_path / "outside", "etc/passwd", 6) == []
