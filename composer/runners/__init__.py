@@ -103,25 +103,17 @@ def _rootfs() -> Runner:
     return RootfsRunner()
 
 
-def _remote(name: str) -> Runner:
-    from composer.runners.remote import RemoteRunner
-
-    return RemoteRunner(name)
-
-
 RUNNERS: Final[Mapping[str, Callable[[], Runner]]] = {"docker": _docker, "rootfs": _rootfs}
-"""Every way to start a server, the one to be preferred first. `remote:HOST` is a name of its own for every server."""
+"""Every way to start a server, the one to be preferred first. A server that runs already needs none: see `remote`."""
 
 
 def pick(name: str) -> Runner:
-    """The runner of that name, or for `auto` the first that can be used here; `remote:...` is a server that runs.
+    """The runner of that name, or for `auto` the first that can be used here.
 
     Raises `NotFound` for a name that there is not, and `Unplannable` with every reason where none can be used.
     """
-    if name.startswith("remote"):
-        return _remote(name)
     if name != "auto" and name not in RUNNERS:
-        raise NotFound(f"there is no runner {name!r}", hint=f"one of: auto, {', '.join(RUNNERS)}, remote:HOST")
+        raise NotFound(f"there is no runner {name!r}", hint=f"one of: auto, {', '.join(RUNNERS)}")
     refusals = []
     for candidate in RUNNERS if name == "auto" else (name,):
         runner = RUNNERS[candidate]()

@@ -6,55 +6,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-from composer.errors import NotFound, Unplannable
-from composer.events import Emit, Logged
-from composer.oci.image import Image
-from composer.oci.store import Store
+from composer.errors import NotFound
 from composer.runners.ports import DEFAULTS
-
-if TYPE_CHECKING:
-    from composer.recipe import Run
 
 PREFIX: Final = "remote:"
 SPELLING: Final = "remote:HOST[:HTTP[:GRPC[:METRICS]]], such as remote:triton.example.com:8000, or remote:https://HOST"
 
 _PLACE: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<ports>(?::\d{1,5}){0,3})")
-
-
-class RemoteRunner:
-    """The runner for a server that somebody else started, and will stop."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._server = parse_remote(name)
-
-    def refusal(self) -> str | None:
-        """None: whether it answers is for the checks to see."""
-        return None
-
-    @contextmanager
-    def start(
-        self,
-        image: Image,
-        store: Store,
-        run: Run,
-        *,
-        emit: Emit,
-        ports: Mapping[str, int] | None = None,
-        base: Path = Path(),
-    ) -> Iterator[Remote]:
-        """See `Runner.start`. Nothing is started: image and options are what somebody else chose."""
-        if ports is not None:
-            raise Unplannable(f"the server at {self._server.http} runs already, elsewhere", hint="--runner auto")
-        emit(Logged(text=f"asking the server at {self._server.http}, as it was started", source="remote"))
-        yield self._server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

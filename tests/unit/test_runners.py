@@ -8,16 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from composer.errors import NotFound, Unplannable
-from composer.events import ignore
-from composer.recipe import Run
 from composer.runners import ending, owner, pick, ports, rootfs
 from composer.runners.ending import asked_to_end, waits_for_others
-from composer.runners.remote import RemoteRunner, parse_remote
+from composer.runners.remote import parse_remote
 
 # -- remote -------------------------------------------------------------------------------------------------------
 
@@ -50,29 +47,14 @@ def test_where_a_server_elsewhere_is(name: str, http: str, grpc: str, metrics: s
 )
 def test_what_names_no_server(name: str) -> None:
     with pytest.raises(NotFound, match="does not say where a server is") as raised:
-        pick(name)
+        parse_remote(name)
     assert "remote:HOST" in (raised.value.hint or "")
-
-
-def test_a_server_elsewhere_is_only_looked_at() -> None:
-    runner = pick("remote:127.0.0.1:1")
-    assert isinstance(runner, RemoteRunner)
-    assert runner.refusal() is None
-    nothing: Any = None
-    with runner.start(nothing, nothing, Run(), emit=ignore) as running:
-        running.stop()
-        assert running.http == "http://127.0.0.1:1"
-    with (
-        pytest.raises(Unplannable, match="runs already"),
-        runner.start(nothing, nothing, Run(), emit=ignore, ports={"http": 1}),
-    ):
-        pytest.fail("it was started")
 
 
 def test_a_runner_that_there_is_not() -> None:
     with pytest.raises(NotFound) as raised:
         pick("podman")
-    assert raised.value.hint == "one of: auto, docker, rootfs, remote:HOST"
+    assert raised.value.hint == "one of: auto, docker, rootfs"
 
 
 # -- owners -------------------------------------------------------------------------------------------------------
