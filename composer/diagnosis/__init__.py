@@ -2,7 +2,6 @@
 
     diagnose(Seen(log=..., exit_code=1, release="24.10"))  ->  the cause first, then what follows from it
     of_engine("could not select device driver ...")        ->  what an engine means
-    of_line(line)                                          ->  what one line of a log means
 
 The classes are data, in classes.toml. A failure that fits none is `unclassified`: never the class that is nearest.
 """
@@ -32,7 +31,6 @@ __all__ = [
     "harmless",
     "loading",
     "of_engine",
-    "of_line",
     "records",
 ]
 
@@ -41,8 +39,6 @@ TAIL: Final = 30
 
 UNCLASSIFIED: Final = "unclassified"
 """The id of what fits no class."""
-
-_NOISE: Final = "cpu-noise"
 
 
 def diagnose(seen: Seen) -> tuple[Diagnosis, ...]:
@@ -57,15 +53,6 @@ def diagnose(seen: Seen) -> tuple[Diagnosis, ...]:
 def of_engine(words: str) -> Diagnosis | None:
     """What a container engine's error means, None where no class is known."""
     return _first(of_words("engine", words), Seen(engine_error=words))
-
-
-def of_line(line: Line, *, release: str = "") -> Diagnosis | None:
-    """What one line of a server's log means, None where no class is known. Of lines that all servers write that have
-    no GPU, it is `cpu-noise`."""
-    place = "raw" if not line.level else "info" if line.level in "IV" else "log"
-    if noise := next((one for one in of_words("benign", line.message)), None):
-        return worded(noise, Seen())
-    return _first(of_words(place, line.message), Seen(log=line.raw, release=release))
 
 
 def harmless(line: Line, *, gpu_wanted: bool) -> bool:

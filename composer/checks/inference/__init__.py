@@ -70,11 +70,6 @@ def expected(subject: Subject, check: Check) -> Callable[[Answer], list[str]]:
     return lambda answer: [fault.message for fault in case.judge(0, [answer]).faults]
 
 
-def judge(subject: Subject, check: Check, answer: Answer) -> list[str]:
-    """All that is wrong with one answer to the first request of a check."""
-    return expected(subject, check)(answer)
-
-
 # -- the check itself ---------------------------------------------------------------------------
 
 
