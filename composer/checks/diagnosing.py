@@ -64,7 +64,6 @@ def _seen(results: Sequence[Result], subject: Subject, log: str) -> Seen:
         empty=tuple(dict.fromkeys(_named(results, "empty"))),
         gpu_wanted=_wants_gpu(subject.terms),
         gpus=next((result.evidence["visible"] for result in results if "visible" in result.evidence), None),
-        mig=sum(len(gpu["mig"]) for result in results for gpu in result.evidence.get("gpus", ())),
         on_cpu=tuple(dict.fromkeys(_named(results, "on_cpu"))),
         env=subject.terms.env,
         shm=subject.terms.shm,
