@@ -308,9 +308,10 @@ def _build(
                 desk.console.add_result("reports", document, *report_text(report))
             write_reports(error.reports.values(), files)
             raise
-        write_reports(outcome.reports.values(), files)
         text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
         desk.console.add_result("builds", results.outcome_json(outcome, str(path), recipe.name), *text)
+        # Told first: where a report cannot be written, the image is delivered all the same.
+        write_reports(outcome.reports.values(), files)
 
 
 @command("validate", tricompose)

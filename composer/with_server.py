@@ -239,7 +239,6 @@ def _terms(
         release=recipe.triton,
         repositories=repositories,
         digests=model_digests(repositories),
-        image=image.manifest.descriptor.digest if image else "",
         env={**_env(image), **recipe.run.env},
         shm=recipe.run.shm_size,
         off=[name for name in ("http", "grpc") if recipe.server.get(f"allow-{name}") is False],

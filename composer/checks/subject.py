@@ -31,10 +31,10 @@ class Terms:
 
     `models` are the names that it must serve, no more and no fewer; None where nobody said. Paths of the recipe start
     from `base`. `repositories` are the models as they lie here, where they do; `digests` say by name what goldens are
-    tied to. `image` is the digest of what was started, `env` its environment, `shm` its bytes of shared memory;
-    `backends` and `numpy` are those in it. `off` are the protocols that it was told not to speak, `ignored` the rules
-    of lint that the recipe passes over, with its reasons. With `strict` a check that asserts nothing fails; with
-    `allow_stale` goldens of other models count; with a `recorder` goldens are not compared but kept.
+    tied to. `env` is the environment of what was started, `shm` its bytes of shared memory; `backends` and `numpy` are
+    those in it. `off` are the protocols that it was told not to speak, `ignored` the rules of lint that the recipe
+    passes over, with its reasons. With `strict` a check that asserts nothing fails; with `allow_stale` goldens of other
+    models count; with a `recorder` goldens are not compared but kept.
     """
 
     validation: Validate
@@ -43,7 +43,6 @@ class Terms:
     release: str | None = None
     repositories: Sequence[ModelRepository] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
-    image: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     shm: int = 0
     backends: Sequence[str] = ()
