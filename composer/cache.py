@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Final
 
 from composer.errors import NoRoom
+from composer.oci.journal import FOLDER as JOURNAL
 from composer.oci.layout import INDEX, MARKER, LayoutStore, free_bytes, room
 
 IMAGE_TAG: Final = "image-"
 """What the tags of images begin with that were built and have nowhere else to be."""
 
 _TAGS: Final = (IMAGE_TAG, "inventory-", "cut-", "binaries-", "notes-")
-_OURS: Final = ("blobs", "wheels", "models", "plans", "ingest", INDEX, f"{INDEX}.lock", MARKER)
+_OURS: Final = (
+    *("blobs", "wheels", "models", "plans", "reports", "partial", "ingest", JOURNAL),
+    *(INDEX, f"{INDEX}.lock", MARKER),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ def look(path: Path) -> CacheContents:
     there = _is_cache(path)
     tags = LayoutStore(path).tags() if there else ()
     sizes = [file.stat().st_size for file in (path / "blobs").rglob("*") if file.is_file()] if there else []
-    others = (file for name in ("wheels", "models", "plans") for file in (path / name).rglob("*") if file.is_file())
+    folders = ("wheels", "models", "plans", "partial")
+    others = (file for name in folders for file in (path / name).rglob("*") if file.is_file())
     beside = [file.stat().st_size for file in others] if there else []
     return CacheContents(
         path=path,
@@ -60,7 +65,7 @@ def clear(path: Path) -> int:
     """Remove a cache, and nothing else that lies in its folder. Returns the bytes that it held. Raises `NoRoom`."""
     size = look(path).size
     with room(path):
-        for name in _OURS if _is_cache(path) else ():
+        for name in _OURS if _is_cache(path) else (JOURNAL,):
             entry = path / name
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -71,7 +76,7 @@ def clear(path: Path) -> int:
 
 def _is_cache(path: Path) -> bool:
     """Whether there is one. Somebody's files, or somebody's images, are refused: they were named by mistake."""
-    if not path.is_dir() or not any(path.iterdir()):
+    if not path.is_dir() or all(entry.name == JOURNAL for entry in path.iterdir()):
         return False
     if not (path / MARKER).exists() or not all(tag.startswith(_TAGS) for tag in LayoutStore(path).tags()):
         raise NoRoom(f"{path} is no cache of tricompose", hint="--cache and TRICOMPOSE_CACHE name it")

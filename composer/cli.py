@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from composer.cli_bundle import bundle
+from composer.cli_doctor import commands as doctors_commands
+from composer.cli_mirror import commands as mirroring_commands
 from composer.cli_models import models
 from composer.command import Desk, Tool, Usage, command, drain, run
 from composer.interruptions import settled
@@ -67,6 +71,9 @@ _REPORTS: Final = click.option(
     multiple=True,
     metavar="[KIND=]FILE",
     help="Write the report here too: json, junit, markdown or html, or what the suffix says. Repeatable.",
+)
+_LOCKED: Final = click.option(
+    "--locked", is_flag=True, help="Refuse what RECIPE.lock.json does not pin. Without it such things are looked up."
 )
 _KNOWLEDGE: Final = click.option(
     "--knowledge",
@@ -187,11 +194,20 @@ tricompose.commands["import-compose"].context_settings = {"ignore_unknown_option
     is_flag=True,
     help="With a Dockerfile: ask the registry, and name images by digest. Without it nothing is asked of anybody.",
 )
+@_LOCKED
 @_CUT
 @_KNOWLEDGE
 @click.pass_obj
 def _plan(
-    desk: Desk, /, recipe: Path, scan: str, folder: Path | None, pin: bool, cut: str, knowledge: str | None
+    desk: Desk,
+    /,
+    recipe: Path,
+    scan: str,
+    folder: Path | None,
+    pin: bool,
+    locked: bool,
+    cut: str,
+    knowledge: str | None,
 ) -> None:
     """Show what building would reuse, split, add and drop, and why.
 
@@ -210,7 +226,7 @@ def _plan(
 
     loaded = _load(recipe)
     if folder or loaded.engine == "dockerfile":
-        texts = pipeline.write_dockerfile(loaded, folder, desk.place(loaded), look_up=pin)
+        texts = pipeline.write_dockerfile(loaded, folder, desk.place(loaded, locked=locked), look_up=pin)
         for text in texts:
             desk.console.add_result("dockerfiles", {"folder": str(folder) if folder else None, "text": text})
             if not folder:
@@ -219,11 +235,48 @@ def _plan(
             then = f"To build it, here or elsewhere:\n  sh {folder}/tricompose/build.sh NAME:TAG"
             desk.console.result("folder", str(folder), f"{folder} is written. {then}")
         return
-    for plan in pipeline.plan(loaded, desk.place(loaded, knowledge=knowledge, cut=cut), scan=scan):
+    place = desk.place(loaded, locked=locked, knowledge=knowledge, cut=cut)
+    for plan in pipeline.plan(loaded, place, scan=scan):
         desk.console.add_result("plans", results.plan_json(plan), *results.plan_text(plan, str(recipe)))
 
 
-@command("build", tricompose)
+@command("lock", tricompose)
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=_RECIPE)
+@click.option("--check", is_flag=True, help="Write nothing; exit with 15 where a lock is not what it would be now.")
+@click.pass_obj
+def _lock(desk: Desk, /, recipes: Sequence[Path], check: bool) -> None:
+    """Pin everything outside by digest: images, fetched models, Python packages.
+
+    Looks up what the recipe's names mean now, and writes it into RECIPE.lock.json beside it. From then on plan and
+    build go by that, until it is written again; what is in the cache by digest is not asked for at all. Keep it in git.
+
+    \b
+    Examples:
+      tricompose lock recipe.yaml
+      tricompose lock recipe.yaml --check
+      tricompose build recipe.yaml --locked
+    """
+    from composer import pipeline
+    from composer.console import locks
+    from composer.errors import LockStale
+    from composer.lockfile import Ledger, differences, lock_path, read_lock, write_lock
+
+    stale = []
+    for path, recipe in zip(recipes, _load_all(recipes), strict=True):
+        place = replace(desk.place(recipe), ledger=Ledger())
+        file = lock_path(path)
+        before, now = read_lock(file), pipeline.lock(recipe, place)
+        changes = differences(before, now)
+        if not check:
+            write_lock(file, now)
+        elif changes:
+            stale.append(path)
+        desk.console.add_result("locks", locks.lock_json(file, now, changes), *locks.lock_text(file, now, changes))
+    if stale:
+        raise LockStale(f"the lock of {stale[0]} is not what its names mean today", hint=f"tricompose lock {stale[0]}")
+
+
+@command("build", tricompose, reach="push")
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=_RECIPE)
 @click.option(
     "-o",
@@ -238,6 +291,7 @@ def _plan(
 @_STRICT
 @_VERIFIED
 @_REPORTS
+@_LOCKED
 @_CUT
 @_KNOWLEDGE
 @click.option("--no-cache", is_flag=True, help="In a Docker build: run every step anew.")
@@ -257,6 +311,7 @@ def _build(
     strict: bool,
     complete: bool,
     reports: Sequence[str],
+    locked: bool,
     cut: str,
     knowledge: str | None,
     no_cache: bool,
@@ -298,7 +353,7 @@ def _build(
     way = DockerWay(use_cache=not no_cache, pull=pull, network=build_network, classic=no_buildkit)
     for path, recipe in zip(recipes, _load_all(recipes), strict=True):
         targets = instead or [recipe.place(output) for output in recipe.outputs]
-        place = desk.place(recipe, knowledge=knowledge, cut=cut, docker=way)
+        place = desk.place(recipe, locked=locked, knowledge=knowledge, cut=cut, docker=way)
         try:
             how = None if no_validate else Proving(runner=runner, strict=strict, complete=complete)
             outcome = pipeline.build(recipe, place, outputs=targets, how=how)
@@ -504,7 +559,9 @@ def _to_run(desk: Desk, what: str, ports: Mapping[str, int | None]) -> tuple[Ref
 def _load(path: Path) -> Recipe:
     from composer.recipe import load_recipe
 
-    return load_recipe(path, environ=os.environ)
+    recipe = load_recipe(path, environ=os.environ)
+    desk = click.get_current_context().find_object(Desk)
+    return desk.overlaid(recipe) if desk else recipe
 
 
 def _load_all(paths: Sequence[Path]) -> list[Recipe]:
@@ -576,7 +633,7 @@ def _move(desk: Desk, source: str, target: str, platforms: Sequence[str]) -> Non
     desk.console.result("copied", document, root.digest)
 
 
-@command("copy", tricompose)
+@command("copy", tricompose, reach="push")
 @_moving
 def _copy(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> None:
     """Move an image between any two places.
@@ -592,7 +649,7 @@ def _copy(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> 
     _move(desk, source, target, platforms)
 
 
-@command("push", tricompose)
+@command("push", tricompose, reach="push")
 @_moving
 def _push(desk: Desk, /, source: str, target: str, platforms: Sequence[str]) -> None:
     """Move an image to a registry: another name for copy.
@@ -770,6 +827,10 @@ def _completion(desk: Desk, /, shell: str) -> None:
 
 
 tricompose.add_command(models)
+tricompose.add_command(bundle)
+tricompose.add_command(mirroring_commands.commands["mirror"])
+tricompose.add_command(doctors_commands.commands["doctor"])
+tricompose.add_command(doctors_commands.commands["hosts"])
 
 
 # -- the process --------------------------------------------------------------------------------------------------

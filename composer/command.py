@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from composer.with_docker import DockerWay
 
 SECTIONS: Final = {
-    "Build": ("init", "import-compose", "plan", "build", "validate", "run"),
+    "Build": ("init", "import-compose", "plan", "lock", "build", "validate", "run"),
     "Models": ("models",),
-    "Images": ("inspect", "copy", "push"),
-    "Setup": ("schema", "releases", "cache", "knowledge", "completion"),
+    "Images": ("inspect", "copy", "push", "mirror", "bundle"),
+    "Setup": ("doctor", "hosts", "schema", "releases", "cache", "knowledge", "completion"),
 }
 """How the commands are grouped in the help."""
 
@@ -45,13 +45,24 @@ class Desk:
     console: Console
     cache: Path | None = None
     jobs: int = 4
+    max_wait: float = 120.0
+    network: Path | None = None
+    resolve: Sequence[str] = ()
     insecure: Sequence[str] = ()
     ca_bundle: Path | None = None
+    mount_from: Sequence[str] = ()
+
+    def overlaid(self, recipe: Recipe) -> Recipe:
+        """A recipe with what `--network` says of the network."""
+        from composer.routing import overlaid
+
+        return overlaid(recipe, self.network, os.environ)
 
     def place(
         self,
         recipe: Recipe | None = None,
         *,
+        locked: bool = False,
         knowledge: str | None = None,
         cut: str = "wanted",
         docker: DockerWay | None = None,
@@ -65,10 +76,15 @@ class Desk:
             os.environ,
             home=Path.home(),
             recipe=recipe,
+            locked=locked,
             cache=self.cache,
             jobs=self.jobs,
+            max_wait=self.max_wait,
+            network=self.network,
+            resolve=self.resolve,
             insecure=self.insecure,
             ca_bundle=self.ca_bundle,
+            mount_from=self.mount_from,
             epoch=_epoch(),
             knowledge=parse_reference(knowledge) if knowledge else None,
             cut_all=cut == "all",
@@ -151,6 +167,29 @@ def _far() -> list[click.Parameter]:
             help="Blobs moved at once.",
         ),
         Shared(
+            ["--max-wait"],
+            type=click.FloatRange(1, 86400),
+            default=120.0,
+            metavar="SECONDS",
+            show_default="120",
+            help="How long something is tried again without any gain before it is given up.",
+        ),
+        Shared(
+            ["--network"],
+            type=click.Path(path_type=Path, exists=True),
+            envvar="TRICOMPOSE_NETWORK",
+            show_envvar=True,
+            metavar="FILE",
+            help="More of the network than the recipe says, and before it: YAML with `network:`, a registries.conf, a "
+            "certs.d folder of hosts.toml, a daemon.json.",
+        ),
+        Shared(
+            ["--resolve"],
+            multiple=True,
+            metavar="HOST:PORT:ADDR[:PORT]",
+            help="Where a host is found, whatever DNS says; TLS still has its name. Repeatable.",
+        ),
+        Shared(
             ["--insecure"],
             multiple=True,
             metavar="HOST[:PORT]",
@@ -165,15 +204,29 @@ def _far() -> list[click.Parameter]:
     ]
 
 
+def _pushing() -> list[click.Parameter]:
+    return [
+        *_far(),
+        Shared(
+            ["--mount-from"],
+            multiple=True,
+            metavar="HOST/REPOSITORY",
+            help="A repository of the target's registry that layers may be taken over from, without being sent. Those "
+            "that were seen to hold a layer are asked anyway. Repeatable.",
+        ),
+    ]
+
+
 _REACH: Final[Mapping[str, Callable[[], list[click.Parameter]]]] = {
     "far": _far,
+    "push": _pushing,
     "cache": lambda: [_cache_option()],
     "none": list,
 }
 """The options of a command besides those of speech, by how far it reaches."""
 
 _SPEECH: Final = ("json_output", "progress", "verbose", "quiet")
-_PLACES: Final = ("cache", "jobs", "insecure", "ca_bundle")
+_PLACES: Final = ("cache", "jobs", "max_wait", "network", "resolve", "insecure", "ca_bundle", "mount_from")
 
 
 # -- commands and their help --------------------------------------------------------------------------------------
@@ -219,7 +272,7 @@ class Tool(click.Group):
 def command(
     name: str, group: click.Group, *, reach: str = "far"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command, with the shared options of those that reach so far: `far`, `cache` or `none`."""
+    """Make a function a command, with the shared options of those that reach so far: push, far, cache or none."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         made = click.command(name, cls=Command)(function)

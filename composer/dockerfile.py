@@ -30,8 +30,9 @@ from composer.errors import NotFound, Problem, RecipeError, UnknownRelease, Unpl
 from composer.inventory import HOME, KINDS, Component
 from composer.lock import references
 from composer.models.repository import ModelRepository
+from composer.network.routes import Routes
 from composer.oci.image import Image, Platform
-from composer.oci.names import Reference, is_docker_name, mirrored
+from composer.oci.names import Reference, is_docker_name
 from composer.plan import model_root, wished
 from composer.recipe import CPU, CustomBackend, Recipe
 from composer.releases import LATEST, RELEASES, Dcgm, Release, Requirements, Variable, absent, requirements
@@ -297,7 +298,12 @@ def _donors(recipe: Recipe, originals: Originals | None) -> Iterator[Donor]:
 
 def _mirror(recipe: Recipe, reference: Reference) -> Reference:
     """The first mirror: the one that a Dockerfile names, as it knows of no second."""
-    return mirrored(reference, recipe.network.mirrors)[0]
+    said = recipe.network
+    places = Routes(mirrors=said.mirrors, blocked=frozenset(said.blocked)).places(reference)
+    if not places:
+        hint = f"network: {{mirrors: {{{reference.host}: [mirror.example.com]}}}}"
+        raise Unplannable(f"{reference.host} may not be asked, and has no mirror", hint=hint)
+    return places[0]
 
 
 # -- the side stage -----------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@
     ├── BuildFailed   11   the engine ran and failed
     ├── CheckFailed   12   built, but it does not serve as the recipe says
     ├── NoRoom        13   no space, or no permission, where files are written
-    └── Unverified    14   nothing failed, but something could not be seen here
+    ├── Unverified    14   nothing failed, but something could not be seen here
+    ├── LockStale     15   the lock is not what the recipe's names mean today
+    └── Unwell        16   `doctor` found something that will not do
 
 Exit status 2 is a wrong command line (click's), 70 a bug in tricompose, 130 Ctrl-C.
 The library raises and never prints; only `cli` exits.
@@ -144,3 +146,17 @@ class Unverified(TricomposeError):
 
     code = "unverified"
     status = 14
+
+
+class LockStale(TricomposeError):
+    """With `lock --check`: the lock does not say what the recipe's names mean today."""
+
+    code = "lock-stale"
+    status = 15
+
+
+class Unwell(TricomposeError):
+    """`doctor` found a problem. The first is told here, all of them in its result."""
+
+    code = "unwell"
+    status = 16

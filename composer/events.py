@@ -31,7 +31,8 @@ class Transferred:
 
     `copied`, `mounted` and `skipped` when it went to a target (`mounted` and `skipped` move no bytes and come
     once, with done == total), `read` when it was read to be rewritten, `fetched` when it is a file of a model,
-    `written` when we made it (total 0: unknown). A file whose digest is not known yet goes by its address.
+    `written` when we made it (total 0: unknown). A file whose digest is not known yet goes by its address. Of `done`,
+    `resumed` bytes were here already, from an earlier run that was cut off. `done` never falls in the events of a copy.
     """
 
     digest: str
@@ -39,6 +40,7 @@ class Transferred:
     action: str
     done: int
     total: int
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

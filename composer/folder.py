@@ -20,6 +20,8 @@ from composer.dockerfile import FOLDER, SCRIPTS, Dockerfile, render
 from composer.errors import Unplannable
 from composer.files import LocalFile
 from composer.models.repository import ModelRepository
+from composer.network.names import THIS_MACHINE
+from composer.network.nameservers import is_address
 from composer.oci.layout import room
 from composer.recipe import Network
 from composer.rendering import template_text
@@ -75,8 +77,16 @@ def build_options(network: Network, *, classic: bool) -> tuple[str, ...]:
 
 
 def addresses(network: Network) -> Mapping[str, str]:
-    """The fixed addresses of hosts, as Docker writes them: those of IPv6 without brackets."""
-    return {name: address.strip("[]") for name, address in network.hosts.items()}
+    """The first address of each host, as Docker writes it: those of IPv6 without brackets.
+
+    Docker knows no ports of hosts: what is said of one port only is not for it.
+    """
+    first = {name: given[0].strip("[]") for name, given in network.hosts.items()}
+    return {name: one for name, one in first.items() if (one == THIS_MACHINE or is_address(one)) and not _port(name)}
+
+
+def _port(name: str) -> str:
+    return name.rpartition("]")[2].partition(":")[2]
 
 
 def _command(options: Sequence[str]) -> str:

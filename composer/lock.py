@@ -1,16 +1,21 @@
-"""From names to digests: what an upstream is at this moment. No tag is looked at again after this."""
+"""From names to digests: what an upstream is at this moment. No tag is looked at again after this.
+
+What a lock says is not looked up, and what the cache holds by digest is not fetched: with both, nobody is asked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from composer.errors import Denied, NotFound, UnknownRelease, Unreachable
+from composer.errors import NotFound, UnknownRelease
 from composer.events import Emit, Warned
+from composer.lockfile import ImagePin, Ledger
+from composer.oci.copy import Stack
 from composer.oci.image import Descriptor, Image, Index, Manifest, Platform, parse_image, parse_manifest
-from composer.oci.names import Reference, mirrored, parse_reference
+from composer.oci.mirrors import found_at
+from composer.oci.names import TRANSPORTS, Reference, parse_reference
 from composer.oci.store import Store
 from composer.recipe import CPU, Recipe
 from composer.releases import release
@@ -72,12 +77,57 @@ def references(recipe: Recipe) -> tuple[Reference, Reference | None]:
     return parse_reference(full), parse_reference(f"{full}-min")
 
 
+def images_of(recipe: Recipe) -> tuple[Reference, ...]:
+    """Every image that a recipe starts from or takes something of: the full one, its `-min`, those that backends and
+    models come from. Each once, in this order. A `-min` that only follows from the release need not exist.
+    """
+    full, least = references(recipe)
+    donors = [recipe.place(one.image) for one in recipe.custom_backends if one.image]
+    sources = [model.source for model in recipe.models if model.source]
+    models = [recipe.place(parse_reference(one)) for one in sources if one.partition(":")[0] in TRANSPORTS]
+    return tuple(dict.fromkeys(one for one in (full, least, *donors, *models) if one))
+
+
 def _ubuntu(name: str) -> str:
     """The Ubuntu of a release. compose.py took 22.04 as the base without CUDA for all, which is wrong from 24.11 on."""
     found = release(name).ubuntu
     if found is None:
         raise UnknownRelease(f"nothing is known of the Ubuntu of {name}", hint="upstream: {full: ..., min: ...}")
     return found
+
+
+class LockedStore(Stack):
+    """A registry of which a ledger says what its tags mean, behind a cache: what is there by digest is not fetched."""
+
+    def __init__(self, reference: Reference, cache: Store, registry: Store, ledger: Ledger) -> None:
+        super().__init__(cache, registry)
+        self._reference = reference
+        self._registry = registry
+        self._ledger = ledger
+
+    @property
+    def label(self) -> str:
+        """The registry's: nobody has asked for the cache."""
+        return self._registry.label
+
+    def resolve(self, name: str) -> Descriptor:
+        """What a name means by the ledger, or else by the registry, which is noted. A digest means itself."""
+        called = str(self._reference.at(name))
+        if self._ledger.lacks(called):
+            self._ledger.note_image(called, None)
+            raise NotFound(f"{called} was not there when the lock was made", hint="tricompose lock RECIPE")
+        if not name.startswith("sha256:") and (pin := self._ledger.image(called)):
+            return Descriptor(media_type=pin.media_type, digest=pin.digest, size=pin.size)
+        return self._looked_up(name, called)
+
+    def _looked_up(self, name: str, called: str) -> Descriptor:
+        try:
+            found = super().resolve(name) if name.startswith("sha256:") else self._registry.resolve(name)
+        except NotFound:
+            self._ledger.note_image(called, None)
+            raise
+        self._ledger.note_image(called, ImagePin(digest=found.digest, size=found.size, media_type=found.media_type))
+        return found
 
 
 def resolve(recipe: Recipe, platform: Platform, open_source: Callable[[Reference], Store], emit: Emit) -> Upstream:
@@ -150,19 +200,12 @@ def _least(
 
 
 def pin(recipe: Recipe, reference: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
-    """Look up one platform of an image, at the first mirror of its registry that has it. Raises what stores raise."""
-    *others, last = mirrored(reference, recipe.network.mirrors)
-    for mirror in others:
-        with suppress(NotFound, Denied, Unreachable):
-            return _pin(mirror, reference, platform, open_source)
-    return _pin(last, reference, platform, open_source)
-
-
-def _pin(found: Reference, origin: Reference, platform: Platform, open_source: Callable[[Reference], Store]) -> Pinned:
-    store = open_source(found)
-    image = read_image(store, store.resolve(found.name), platform)
+    """Look up one platform of an image, at the first place that has it. Raises what stores raise."""
+    store = open_source(reference)
+    image = read_image(store, store.resolve(reference.name), platform)
     digest = image.manifest.descriptor.digest
-    return Pinned(reference=found.at(digest), origin=origin.at(digest), store=store, image=image)
+    found = found_at(store, reference)
+    return Pinned(reference=found.at(digest), origin=reference.at(digest), store=store, image=image)
 
 
 def _shared(full: Manifest, least: Manifest) -> list[str]:

@@ -11,12 +11,12 @@ import binascii
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from shlex import quote
 from typing import Final
 
 from composer.errors import Problem, RecipeError
+from composer.network.nameservers import is_address
 from composer.recipe import Network, Recipe
 from composer.rendering import render
 
@@ -33,9 +33,6 @@ _ARMOR: Final = re.compile(
     re.DOTALL,
 )
 _CHECKSUM: Final = re.compile(rb"^=[A-Za-z0-9+/]{4}\s*$", re.MULTILINE)
-_THIS_MACHINE: Final = "host-gateway"
-"""What Docker takes for the address of the machine that its engine runs on."""
-
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 """Hosts that pip asks over HTTP without more words."""
 
@@ -69,7 +66,7 @@ def network_files(recipe: Recipe) -> Mapping[str, bytes]:
     network = recipe.network
     problems: list[Problem] = []
     files = dict(_local_files(recipe, problems))
-    problems += [*_of_pip(recipe), *_of_addresses(recipe)]
+    problems += [*_of_pip(recipe), *_of_servers(recipe)]
     if problems:
         raise RecipeError(problems)
     settings = _settings(network)
@@ -138,26 +135,15 @@ def _of_pip(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def _of_addresses(recipe: Recipe) -> Iterator[Problem]:
-    """Who is asked for names can have none, and what names stand for is an address."""
+def _of_servers(recipe: Recipe) -> Iterator[Problem]:
+    """/etc/resolv.conf, which the steps go by, knows no ports."""
     for number, server in enumerate(recipe.network.dns):
-        if not _is_address(server):
-            yield _no_address(recipe.where("network", "dns", number), server)
-    for name, address in recipe.network.hosts.items():
-        if not _is_address(address) and address != _THIS_MACHINE:
-            yield _no_address(recipe.where("network", "hosts", name), address)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def _no_address(where: str, text: str) -> Problem:
-    return Problem(where=where, message=f'"{text}" is not an address', hint="numbers, without a port: 10.0.0.7")
+        if not is_address(server.strip("[]")):
+            yield Problem(
+                where=recipe.where("network", "dns", number),
+                message=f'in a Docker build the name server "{server}" can have no port',
+                hint="one on port 53: 10.0.0.53",
+            )
 
 
 # -- the two files of this machine ----------------------------------------------------------------

@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from composer import with_docker, with_tensorrt
 from composer.cache import IMAGE_TAG, default_cache
@@ -25,10 +24,12 @@ from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
-from composer.lock import Upstream, read_image, resolve
+from composer.lock import LockedStore, Upstream, read_image, resolve
+from composer.lockfile import Ledger, Lock, lock_path, read_lock
 from composer.models.lint.case import repositories_of
 from composer.models.repository import ModelRepository
-from composer.models.sources.way import Way, proxies_of
+from composer.models.sources.way import Way
+from composer.network import Routes, session
 from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
 from composer.oci.credentials import Credentials
@@ -45,14 +46,17 @@ from composer.oci.image import (
     parse_image,
     parse_manifest,
 )
+from composer.oci.journal import FOLDER as JOURNAL
 from composer.oci.layout import LayoutStore
-from composer.oci.names import Reference
+from composer.oci.names import Reference, parse_reference
+from composer.oci.patience import PATIENCE
 from composer.oci.store import Store
 from composer.oci.transports import Access, open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Add, Plan, make_plan, manner_of, wished
 from composer.recipe import CPU, Recipe, Validate, flag_warnings, refuse_unbuilt
 from composer.releases import RELEASES
+from composer.routing import Wanted, find_logins, find_routes
 from composer.runners import Running
 from composer.runners.printed import Printable, printed
 from composer.wheels import Shelf, Wheels, survey_wheels
@@ -74,9 +78,6 @@ from composer.with_server import (
     serve,
 )
 
-if TYPE_CHECKING:
-    import requests
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workplace:
@@ -84,8 +85,8 @@ class Workplace:
 
     `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers. With
     `cut_all` a layer that is read is cut into all its components, so that no later recipe has to read it. `docker`
-    is how a Docker Engine builds, where a recipe needs one. `environ` and `ca_bundle` are for what looks for Python
-    packages.
+    is how a Docker Engine builds, where a recipe needs one. `routes` is how other hosts are reached; `environ` is for
+    what looks for Python packages and models.
     """
 
     cache: Path
@@ -97,7 +98,8 @@ class Workplace:
     cut_all: bool = False
     docker: DockerWay = USUAL
     environ: Mapping[str, str] = field(default_factory=dict)
-    ca_bundle: Path | None = None
+    routes: Routes = field(default_factory=Routes)
+    ledger: Ledger = field(default_factory=Ledger)
 
     @classmethod
     def from_environment(
@@ -106,10 +108,15 @@ class Workplace:
         *,
         home: Path,
         recipe: Recipe | None = None,
+        locked: bool = False,
         cache: Path | None = None,
         jobs: int = 4,
+        max_wait: float = PATIENCE,
         insecure: Iterable[str] = (),
         ca_bundle: Path | None = None,
+        network: Path | None = None,
+        resolve: Sequence[str] = (),
+        mount_from: Iterable[str] = (),
         epoch: int | None = None,
         knowledge: Reference | None = None,
         cut_all: bool = False,
@@ -118,17 +125,25 @@ class Workplace:
     ) -> Workplace:
         """The usual workplace: credentials and cache where the environment says; what `recipe` says of the network.
 
-        Hosts are insecure that either names; a `ca_bundle` given here stands in for the recipe's.
+        What the file `network` says of it beats the recipe, and what is said here beats both: `resolve`, as curl has
+        it, `insecure`, `ca_bundle`. The lock beside the recipe holds; with `locked` it must be there, and know
+        everything. `mount_from` are repositories, as `host/repository`.
         """
-        said = recipe.network if recipe else None
-        bundle = ca_bundle or (recipe.base / said.ca_bundle if recipe and said and said.ca_bundle else None)
+        wanted = Wanted(network=network, resolve=tuple(resolve), insecure=tuple(insecure), ca_bundle=ca_bundle)
+        routes = find_routes(environ, home, recipe, wanted, emit)
         where = (cache or default_cache(environ, home)).expanduser().absolute()
         access = Access(
-            session=lru_cache(lambda: _session(bundle)),
-            credentials=Credentials.from_environment(environ, home=home, emit=emit),
-            insecure=frozenset((*insecure, *(said.insecure if said else ()))),
+            session=lru_cache(lambda: session(routes)),
+            credentials=Credentials.from_environment(
+                environ, home=home, given=find_logins(recipe, network, environ), emit=emit
+            ),
+            insecure=routes.insecure,
             scratch=where / "ingest",
             emit=emit,
+            patience=max_wait,
+            mirrors=routes.places,
+            journal=where / JOURNAL,
+            mount_from=tuple(_repository(text) for text in mount_from),
         )
         return cls(
             cache=where,
@@ -140,14 +155,23 @@ class Workplace:
             cut_all=cut_all,
             docker=docker,
             environ=environ,
-            ca_bundle=bundle,
+            routes=routes,
+            ledger=_ledger(recipe, strict=locked),
         )
 
 
-def _session(ca_bundle: Path | None, proxies: Mapping[str, str] | None = None) -> requests.Session:
-    from composer import network
+def _repository(text: str) -> str:
+    """A repository of a registry, as `host/repository`. Raises `NotFound` where it is none."""
+    return parse_reference(f"docker://{text.removeprefix('docker://')}").place
 
-    return network.session(ca_bundle=ca_bundle, proxies=proxies)
+
+def _ledger(recipe: Recipe | None, *, strict: bool) -> Ledger:
+    """What the lock beside a recipe says. Raises `NotFound` where there must be one and is none."""
+    file = lock_path(recipe.path) if recipe and recipe.path else None
+    found = read_lock(file) if file else None
+    if strict and not found:
+        raise NotFound(f"there is no lock {file}", hint=f"tricompose lock {recipe.path if recipe else 'RECIPE'}")
+    return Ledger(known=found or Lock(), strict=strict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,9 +277,9 @@ def _wheels(
     shelf = Shelf(
         cache=cache,
         environ=place.environ,
-        insecure=place.access.insecure,
-        ca_bundle=place.ca_bundle,
+        routes=place.routes,
         emit=place.emit,
+        ledger=place.ledger,
     )
     known = RELEASES.get(recipe.triton or "")
     python, ubuntu = (known.python, known.ubuntu) if known else (None, None)
@@ -284,6 +308,25 @@ def _likely(recipe: Recipe, custom: Brought, repositories: Sequence[ModelReposit
     # An image that a backend is taken from is often built on the upstream, and so has its layers too.
     donated = {one.key for one in custom.donors}
     return names | donated | ({"backends/python"} if donated and recipe.backends == "auto" else set())
+
+
+# -- lock ---------------------------------------------------------------------------------------------------------
+
+
+def lock(recipe: Recipe, place: Workplace) -> Lock:
+    """Look up everything outside that a recipe names. Models are fetched for it, and for `packages.pip` layers read."""
+    _check(recipe, place.emit)
+    own = read_models(recipe)
+    with ExitStack() as stack:
+        shop = _workshop((), place, stack)
+        repositories = _models(recipe, place, shop, stack, own, make=False).repositories
+        for platform in recipe.platforms:
+            place.emit(StageStarted(stage="resolve", detail=f"the upstream for {platform}"))
+            upstream = resolve(recipe, platform, shop.open, place.emit)
+            brought.find(recipe, survey_custom(recipe), upstream, shop)
+            place.emit(StageFinished(stage="resolve", detail=str(upstream.reference)))
+            _known_wheels(recipe, upstream, repositories, place, shop)
+    return place.ledger.used
 
 
 # -- build --------------------------------------------------------------------------------------------------------
@@ -487,16 +530,13 @@ def _models(recipe: Recipe, place: Workplace, shop: Workshop, stack: ExitStack, 
 
 def _way(recipe: Recipe, place: Workplace) -> Way:
     """How models are fetched."""
-    proxies = proxies_of(recipe)
-    session = lru_cache(lambda: _session(place.ca_bundle, proxies))
     return Way(
-        access=replace(place.access, session=session, emit=place.emit),
+        access=place.access,
         base=recipe.base,
         environ=place.environ,
-        mirrors=recipe.network.mirrors,
-        proxies=proxies,
-        ca_bundle=place.ca_bundle,
+        routes=place.routes,
         platform=recipe.platforms[0],
+        ledger=place.ledger,
     )
 
 
@@ -525,13 +565,17 @@ def _workshop(outputs: Sequence[Reference], place: Workplace, stack: ExitStack) 
         stack.callback(store.close)
         return store
 
+    def locked(reference: Reference) -> Store:
+        store = opened(reference)
+        return LockedStore(reference, cache, store, place.ledger) if reference.transport == "docker" else store
+
     published = opened(place.knowledge) if place.knowledge else None
     # What an output holds already need not be made again, only named.
     places = [opened(output) for output in outputs if output.transport in ("docker", "oci")]
     elsewhere = tuple(places + ([published] if published else []))
     knowledge = Knowledge(cache, published=published, emit=place.emit)
     return Workshop(
-        cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=opened, cut_all=place.cut_all, emit=place.emit
+        cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=locked, cut_all=place.cut_all, emit=place.emit
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from composer import server as flags
 from composer.errors import NotFound, Problem, RecipeError
@@ -115,6 +115,7 @@ __all__ = [
     "Visible",
     "flag_warnings",
     "json_schema",
+    "load_network",
     "load_recipe",
     "not_yet",
     "parse_recipe",
@@ -135,6 +136,32 @@ def parse_recipe(text: str, *, path: Path, environ: Mapping[str, str]) -> Recipe
         raise RecipeError(_problems(path, document, faults))
     recipe._origin = Origin(path=path, document=document)
     return recipe
+
+
+class _Networked(BaseModel):
+    """A file of which only the network is read: another recipe, or a file with nothing else in it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    network: Network
+
+
+def load_network(path: Path, *, environ: Mapping[str, str]) -> Network:
+    """The `network:` of a recipe, or of a file that has nothing else. Raises `RecipeError`, `NotFound`."""
+    document = read_yaml(_text(path), environ=environ)
+    others = set(document.data) - {"network"} if isinstance(document.data, Mapping) else set()
+    faults = [fault for fault in document.faults if not fault.path or fault.path[0] not in others]
+    found: Network | None = None
+    if not faults and not (isinstance(document.data, Mapping) and "network" in document.data):
+        hint = "network: {hosts: {HOST: ADDRESS}, proxy: {https: ...}, ca_bundle: ..., mirrors: ...}"
+        faults = [Fault(path=(), message="the file says nothing of a network", hint=hint)]
+    if not faults:
+        try:
+            found = _Networked.model_validate(document.data).network
+        except ValidationError as error:
+            faults = list(faults_of(error, _Networked, document))
+    if found is None:
+        raise RecipeError(_problems(path, document, faults))
+    return found
 
 
 def _text(path: Path) -> str:
@@ -276,7 +303,7 @@ def flag_warnings(recipe: Recipe) -> tuple[Problem, ...]:
 
 def not_yet(recipe: Recipe) -> tuple[Problem, ...]:
     """What the recipe asks for and tricompose cannot do yet, in file order."""
-    found = [*_unbuilt_parts(recipe), *_unbuilt_network(recipe)]
+    found = list(_unbuilt_parts(recipe))
     document = recipe._origin.document if recipe._origin else Document(data=None, spots={}, faults=())
     return tuple(
         Problem(where=recipe.where(*path, key=True), message=f'"{what}" is not built yet', hint=hint)
@@ -302,26 +329,6 @@ def _unbuilt_parts(recipe: Recipe) -> Iterator[_Unbuilt]:
             yield (name,), name, _REMOVE
     if recipe.slim != "backends":
         yield ("slim",), f"slim: {recipe.slim}", "slim: backends"
-
-
-_BUILT_NETWORK: Final = frozenset(["ca_bundle", "insecure", "mirrors"])
-"""What everything that reaches out goes by."""
-_DOCKER_NETWORK: Final = frozenset(["hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy"])
-"""What a Docker build goes by; `pip_index` and `proxy` also what looks for Python packages, `proxy` what gets models.
-"""
-
-
-def _unbuilt_network(recipe: Recipe) -> Iterator[_Unbuilt]:
-    plain = Network()
-    in_docker = recipe.engine == "dockerfile" or bool(recipe.packages.apt or recipe.steps)
-    built = _BUILT_NETWORK | (_DOCKER_NETWORK if in_docker else frozenset())
-    built |= frozenset(["pip_index", "proxy"]) if recipe.packages.pip else frozenset()
-    built |= frozenset(["proxy"]) if any(model.source for model in recipe.models) else frozenset()
-    for name in Network.model_fields:
-        if name in built or getattr(recipe.network, name) == getattr(plain, name):
-            continue
-        hint = f"{_REMOVE}: it works only in Docker builds so far" if name in _DOCKER_NETWORK else _REMOVE
-        yield ("network", name), f"network.{name}", hint
 
 
 # -- for editors ----------------------------------------------------------------------------------

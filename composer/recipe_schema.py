@@ -18,15 +18,19 @@ from composer.recipe_values import (
     DebianPackage,
     EnvName,
     EnvText,
+    FixedAddresses,
     Host,
     ImageName,
+    IpAddress,
     LabelName,
     LocalPath,
     Mode,
     Name,
+    NoProxy,
     PlatformName,
     Port,
     Positive,
+    RegistryPlace,
     Release,
     Sha256,
     Size,
@@ -312,15 +316,15 @@ class Proxy(Part):
     """For http:// addresses."""
     https: Url | None = None
     """For https:// addresses."""
-    no_proxy: tuple[Host, ...] = ()
-    """Hosts that are reached without one."""
+    no_proxy: tuple[NoProxy, ...] = ()
+    """What is reached without one: hosts, domains, networks, each with `:port` where needed."""
 
 
 class Credential(Part):
     """The names of the environment variables that hold a login. The secret itself never stands in a recipe."""
 
     username: EnvName | None = None
-    """The variable that holds the user's name."""
+    """The variable that holds the user's name. Only nvcr.io needs none: there it is `$oauthtoken`."""
     password: EnvName
     """The variable that holds the password or token."""
 
@@ -328,12 +332,14 @@ class Credential(Part):
 class Network(Part):
     """How the outside is reached."""
 
-    mirrors: Mapping[Host, tuple[Text, ...]] = {}
-    """For a registry, what to ask in its place, first to last."""
-    hosts: Mapping[Host, Host] = {}
-    """Fixed addresses of hosts."""
-    dns: tuple[Host, ...] = ()
-    """Name servers to ask in place of the machine's."""
+    mirrors: Mapping[RegistryPlace, tuple[Text, ...]] = {}
+    """For a registry, or a path in one, what to ask before it, first to last: `host`, or `host/path`."""
+    blocked: tuple[RegistryPlace, ...] = ()
+    """Registries that are never asked themselves: only their mirrors are."""
+    hosts: Mapping[Host, FixedAddresses] = {}
+    """Fixed addresses of hosts, one or several, which are tried in order. TLS and `Host` keep the name."""
+    dns: tuple[IpAddress, ...] = ()
+    """Name servers to ask before the machine's own, first to last."""
     apt_mirror: Url | None = None
     """Where Ubuntu packages come from."""
     apt_key: LocalPath | None = None
@@ -345,7 +351,9 @@ class Network(Part):
     proxy: Proxy = Proxy()
     """Proxies."""
     ca_bundle: LocalPath | None = None
-    """Certificates to trust, as a PEM file."""
+    """Certificates to trust besides the system's, as a PEM file."""
+    certs_d: LocalPath | None = None
+    """A folder as Docker has it, `HOST[:PORT]/`: authorities (`*.crt`) and client certificates (`*.cert`, `*.key`)."""
     insecure: tuple[Host, ...] = ()
     """Registries, host:port, that may be spoken to without TLS or with a certificate that nobody knows."""
     credentials: Mapping[Host, Credential] = {}
@@ -491,6 +499,11 @@ class Recipe(Part):
     """Where the image goes, in any transport."""
 
     _origin: Origin | None = PrivateAttr(None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was read from, if it was."""
+        return self._origin.path if self._origin else None
 
     @property
     def base(self) -> Path:

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from composer.errors import TricomposeError
+from composer.network.names import THIS_MACHINE
+from composer.network.nameservers import parse_address
 from composer.oci.image import Platform
 from composer.oci.names import Reference, parse_reference
 from composer.recipe_yaml import KeyPath
@@ -102,6 +104,22 @@ Host = Annotated[
         r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?",
         "is not a host",
         "name or address, with :port where needed",
+    ),
+]
+RegistryPlace = Annotated[
+    str,
+    _Spelled(
+        r"(?:\*|(?:\*\.)?[A-Za-z0-9.-]+(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?)(?:/[A-Za-z0-9._/-]+)?",
+        "is not a registry, or a place in one",
+        "host[:port], host/path, *.domain, or '*'",
+    ),
+]
+NoProxy = Annotated[
+    str,
+    _Spelled(
+        r"\*|(?:\*?\.)?[A-Za-z0-9.-]+(?::[0-9]{1,5})?|[0-9.]+/[0-9]{1,2}|\[?[0-9a-fA-F:.]+\]?(?::[0-9]{1,5}|/[0-9]{1,3})?",
+        "is not a host or network",
+        "name, .domain, address, network (10.0.0.0/8), with :port where needed, or '*'",
     ),
 ]
 Url = Annotated[str, _Spelled(r"https?://\S+", "is not a web address", "http://... or https://...")]
@@ -212,6 +230,23 @@ def _target(value: str) -> str:
     return value
 
 
+def _ip_address(value: object) -> str:
+    """An address, with a port or without: `10.0.0.7`, `10.0.0.7:5353`, `[fd00::1]:53`."""
+    try:
+        parse_address(value if isinstance(value, str) else "", 1)
+    except ValueError as error:
+        raise refusal(f'"{_said(value)}" is not an address', "numbers: 10.0.0.7, 10.0.0.7:8443, [fd00::7]") from error
+    return str(value)
+
+
+def _fixed_addresses(value: object) -> tuple[str, ...]:
+    """One address, or several that are tried in order."""
+    given = value if isinstance(value, tuple) else (value,)
+    if not given:
+        raise refusal("there is no address", "10.0.0.7")
+    return tuple(str(one) if one == THIS_MACHINE else _ip_address(one) for one in given)
+
+
 def _path(value: object) -> Path:
     if isinstance(value, Path):
         return value
@@ -245,6 +280,15 @@ ImageName = Annotated[
 PlatformName = Annotated[
     Platform, PlainValidator(_platform), WithJsonSchema({"type": "string", "enum": ["linux/amd64", "linux/arm64"]})
 ]
+IpAddress = Annotated[str, PlainValidator(_ip_address), WithJsonSchema({"type": "string", "minLength": 1})]
+FixedAddresses = Annotated[
+    tuple[str, ...],
+    PlainValidator(_fixed_addresses),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+         "examples": ["10.0.0.7", ["10.0.0.7", "10.0.0.8:8443"]]}
+    ),
+]  # fmt: skip
 Target = Annotated[str, AfterValidator(_target), Field(json_schema_extra={"pattern": "^/"})]
 LocalPath = Annotated[Path, PlainValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
 

@@ -5,7 +5,8 @@ No daemon, no root, no RUN. Nothing is written but the new layers, into the cach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from composer.knowledge import Knowledge, part_descriptor
 from composer.lock import Upstream
 from composer.oci import layer as layers
 from composer.oci.compression import inflate
-from composer.oci.copy import Held, Stack
+from composer.oci.copy import Held, Stack, holder
 from composer.oci.image import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
@@ -30,10 +31,11 @@ from composer.oci.image import (
     make_manifest,
     parse_image,
 )
-from composer.oci.layer import Added, Cut, Part
+from composer.oci.layer import Added, Cut, Outcome, Part
 from composer.oci.layout import LayoutStore
 from composer.oci.names import Reference
-from composer.oci.store import CHUNK, Store
+from composer.oci.partials import forget, kept
+from composer.oci.store import CHUNK, Seekable, Store, distrust
 from composer.plan import Add, Graft, NewFile, Plan, Reuse, Slice, Split, Step, Unread, manner_of, public_name
 
 
@@ -68,8 +70,8 @@ class Built:
 def learn(upstream: Upstream, layer: Descriptor, wanted: Callable[[str], bool], max_size: int, shop: Workshop) -> None:
     """Read a layer once: keep what it holds, and if it looks like a server's, the parts that will be wanted of it."""
     how = Cut(component_of=component_of, wanted=_everything if shop.cut_all else wanted, max_size=max_size)
-    chunks = inflate(_reading(upstream, layer, shop.emit), origin=f"layer {layer.digest}")
-    outcome = layers.cut(chunks, how, origin=f"layer {layer.digest}", create=shop.cache.incoming, promising=_in_server)
+    cut = partial(layers.cut, how=how, create=shop.cache.incoming, promising=_in_server)
+    outcome = _cut_layer(upstream, layer, shop, cut)
     shop.knowledge.remember_entries(layer.digest, outcome.entries)
     if outcome.parts:
         shop.knowledge.remember_parts(layer.digest, manner_of(max_size, None), outcome.parts)
@@ -151,11 +153,10 @@ def _cut(step: Split, upstream: Upstream, shop: Workshop) -> Sequence[Part]:
     # A script names joined components, which its wanted ones are part of: it decides by itself what to write.
     wanted = _everything if shop.cut_all else missing.__contains__
     how = step.cut if step.script else replace(step.cut, wanted=wanted)
-    origin = f"layer {step.layer.digest}"
-    chunks = inflate(_reading(upstream, step.layer, shop.emit), origin=origin)
-    outcome = layers.cut(chunks, how, origin=origin, create=shop.cache.incoming, script=step.script)
+    cut = partial(layers.cut, how=how, create=shop.cache.incoming, script=step.script)
+    outcome = _cut_layer(upstream, step.layer, shop, cut)
     if outcome.irregular is not None:
-        raise Corrupt(f"{origin} is not what it was when it was read before: {outcome.irregular}")
+        raise Corrupt(f"layer {step.layer.digest} is not what it was when it was read before: {outcome.irregular}")
     made = {part.component for part in outcome.parts}
     return [*outcome.parts, *(part for one in step.slices for part in one.parts if one.component not in made)]
 
@@ -204,13 +205,54 @@ def _layers(parts: Sequence[Part], plan: Plan, title: str) -> Sequence[_Layer]:
     ]
 
 
-def _reading(upstream: Upstream, layer: Descriptor, emit: Emit) -> Iterator[bytes]:
-    """The bytes of an upstream layer, with word of how far they are."""
-    done = 0
-    for chunk in upstream.store.read(layer):
-        yield chunk
-        done += len(chunk)
-        emit(Transferred(digest=layer.digest, title="layer", action="read", done=done, total=layer.size))
+def _cut_layer(upstream: Upstream, layer: Descriptor, shop: Workshop, cut: Callable[..., Outcome]) -> Outcome:
+    """Read a layer and cut it. One that came corrupt from afar is fetched once more, from elsewhere if it can be."""
+    store = holder(upstream.store, layer)
+    try:
+        return _cut_once(store, layer, shop, cut)
+    except Corrupt:
+        if not isinstance(store, Seekable):
+            raise
+    forget(shop.cache.path, layer.digest)
+    distrust(store, layer)
+    return _cut_once(store, layer, shop, cut)
+
+
+def _cut_once(store: Store, layer: Descriptor, shop: Workshop, cut: Callable[..., Outcome]) -> Outcome:
+    origin = f"layer {layer.digest}"
+    with closing(_Reading(layer, shop.emit)) as reading:
+        return cut(inflate(reading.pieces(store, shop.cache.path), origin=origin), origin=origin)
+
+
+class _Reading:
+    """The bytes of an upstream layer, with word of how far they are. Those of an earlier run are not fetched again."""
+
+    def __init__(self, layer: Descriptor, emit: Emit) -> None:
+        self._layer = layer
+        self._emit = emit
+        self._done = 0
+        self._resumed = 0
+        self._source: Generator[bytes] | None = None
+
+    def pieces(self, store: Store, cache: Path) -> Iterator[bytes]:
+        self._source = kept(store, self._layer, cache, self._resume)
+        for chunk in self._source:
+            yield chunk
+            self._done += len(chunk)
+            self._tell()
+
+    def close(self) -> None:
+        if self._source:
+            self._source.close()
+
+    def _resume(self, size: int) -> None:
+        self._resumed = size
+
+    def _tell(self) -> None:
+        layer, done, resumed = self._layer, self._done, self._resumed
+        self._emit(
+            Transferred(digest=layer.digest, title="layer", action="read", done=done, total=layer.size, resumed=resumed)
+        )
 
 
 def _assemble(plan: Plan, made: Sequence[Sequence[_Layer]]) -> Image:

@@ -14,11 +14,12 @@ from typing import Final
 
 from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.events import Logged, StageFinished, StageStarted
+from composer.lockfile import ModelPin
 from composer.models.autoconfig import to_fill_in, written
 from composer.models.model_files import READERS, SUFFIXES
 from composer.models.opening import Unreadable, look_into
 from composer.models.repository import CONFIG, USUAL, Entry, Model, ModelRepository, read_repository
-from composer.models.sources import Fetched, FetchedFile, Shelf, Way, fetch
+from composer.models.sources import ELSEWHERE, Fetched, FetchedFile, Shelf, Way, fetch, scheme_of
 from composer.models.sources.way import shown
 from composer.oci.layout import room
 from composer.recipe import ModelSource, Recipe
@@ -42,9 +43,13 @@ def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way)
     assert model.source
     assert model.name
     way.emit(StageStarted(stage="fetch", detail=f"{model.name} from {shown(model.source)}"))
-    fetched = fetch(model.source, sha256=model.sha256, into=into, way=way)
+    elsewhere = scheme_of(model.source) in ELSEWHERE
+    pin = way.ledger.model(shown(model.source)) if elsewhere else None
+    fetched = fetch(model.source, sha256=model.sha256 or (pin.digest if pin else None), into=into, way=way)
     way.emit(StageFinished(stage="fetch", detail=f"{model.name} is {fetched.digest}"))
-    if model.sha256 is None:
+    if elsewhere and pin is None:
+        way.ledger.note_model(shown(model.source), _pin(fetched))
+    if model.sha256 is None and pin is None:
         said = f"{shown(model.source)} may be another one next time; to pin this one: sha256: {_hex(fetched.digest)}"
         way.emit(Logged(text=said, source=model.name))
     try:
@@ -55,6 +60,11 @@ def _bring(recipe: Recipe, index: int, model: ModelSource, into: Path, way: Way)
         raise RecipeError([Problem(where=where, message=unfit.words, hint=unfit.hint)]) from unfit
     folder = _folder(placed, config, into)
     return _read(folder, model, config, recipe.base)
+
+
+def _pin(fetched: Fetched) -> ModelPin:
+    pinned = fetched.pinned
+    return ModelPin(uri=pinned.uri, digest=pinned.digest, size=pinned.size)
 
 
 # -- which file goes where ----------------------------------------------------------------------------------------

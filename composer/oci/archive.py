@@ -61,7 +61,9 @@ from composer.oci.store import CHUNK, Store, verified
 DOCKER_INDEX: Final = "manifest.json"
 CONTAINERD_NAME: Final = "io.containerd.image.name"
 
-_BLOCK: Final = tarfile.BLOCKSIZE
+BLOCK: Final = tarfile.BLOCKSIZE
+"""Bytes that headers of a tar have, and that its files are filled up to."""
+
 _SMALL: Final = 32 << 20
 """A JSON document of an archive larger than this is refused rather than read into memory."""
 
@@ -305,9 +307,9 @@ def plan_archive(contents: Contents, *, tag: str | None, full_name: str | None) 
     places: dict[str, _Place] = {}
     end = 0
     for path, size in sizes.items():
-        places[path] = _Place(offset=end + _BLOCK, size=size)
-        end += _BLOCK + _padded(size)
-    return Archive(places=places, small=small, size=end + 2 * _BLOCK)
+        places[path] = _Place(offset=end + BLOCK, size=size)
+        end += BLOCK + padded(size)
+    return Archive(places=places, small=small, size=end + 2 * BLOCK)
 
 
 def stream_archive(
@@ -316,13 +318,13 @@ def stream_archive(
     """The bytes of the archive from first to last; blobs are taken from `read` as their turn comes."""
     blobs = {blob_path(blob.digest): blob for blob in contents.blobs}
     for path, place in archive.places.items():
-        yield _header(path, place.size)
+        yield header(path, place.size)
         if path in archive.small:
             yield archive.small[path]
         else:
             yield from read(blobs[path])
-        yield bytes(_padded(place.size) - place.size)
-    yield bytes(2 * _BLOCK)
+        yield bytes(padded(place.size) - place.size)
+    yield bytes(2 * BLOCK)
 
 
 def sole_image(source: Store, root: Descriptor) -> Descriptor:
@@ -409,8 +411,8 @@ class _ArchiveSink:
         with room(path), path.open("r+b") as file:
             file.truncate(archive.size)
             for name, data in archive.small.items():
-                file.seek(archive.places[name].offset - _BLOCK)
-                file.write(_header(name, len(data)) + data)
+                file.seek(archive.places[name].offset - BLOCK)
+                file.write(header(name, len(data)) + data)
 
     def has(self, descriptor: Descriptor) -> bool:
         """Never: every blob is offered once."""
@@ -428,8 +430,8 @@ class _ArchiveSink:
             file = self._path.open("r+b", buffering=0)
         with file:
             with room(self._path):
-                file.seek(self._archive.places[name].offset - _BLOCK)
-                write_all(file, _header(name, descriptor.size))
+                file.seek(self._archive.places[name].offset - BLOCK)
+                write_all(file, header(name, descriptor.size))
             for chunk in verified(content(), descriptor, origin="the source"):
                 with room(self._path):
                     write_all(file, chunk)
@@ -439,19 +441,23 @@ class _ArchiveSink:
         return Descriptor.of(raw, media_type)
 
 
-def _header(name: str, size: int) -> bytes:
-    """One block: names here are short, and sizes above 8 GiB are written in base 256, as GNU tar and Go read them."""
+def header(name: str, size: int, mode: int = 0o644) -> bytes:
+    """What stands before a file of a tar, without times or owners: one block, unless the name has 100 bytes or more.
+
+    Sizes above 8 GiB are written in base 256, as GNU tar and Go read them.
+    """
     member = tarfile.TarInfo(name)
-    member.size = size
+    member.size, member.mode = size, mode
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+def padded(size: int) -> int:
+    """The bytes that a file of `size` takes in a tar."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def _oci_index(root: Descriptor, tag: str | None, full_name: str | None) -> bytes:
-    names = {REF_NAME: tag, CONTAINERD_NAME: _with_host(full_name) if full_name else None}
+    names = {REF_NAME: tag, CONTAINERD_NAME: with_host(full_name) if full_name else None}
     annotations = {key: value for key, value in names.items() if value}
     entry = root.to_json() | ({"annotations": annotations} if annotations else {})
     return canonical_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
@@ -459,18 +465,20 @@ def _oci_index(root: Descriptor, tag: str | None, full_name: str | None) -> byte
 
 def _docker_index(contents: Contents, full_name: str | None) -> bytes:
     """What `docker load` sees: the image, or the first of an index, as Docker knows one platform by a name."""
-    image = _first_image(contents)
-    if image is None:
-        return canonical_json([])
-    item = {
+    image = first_image(contents)
+    return canonical_json([docker_item(image, full_name)] if image else [])
+
+
+def docker_item(image: Manifest, full_name: str | None) -> Mapping[str, object]:
+    """An entry of Docker's `manifest.json`, whose paths lead into an image layout."""
+    return {
         "Config": blob_path(image.config.digest),
         "RepoTags": [full_name] if full_name else None,
         "Layers": [blob_path(layer.digest) for layer in image.layers],
     }
-    return canonical_json([item])
 
 
-def _first_image(contents: Contents) -> Manifest | None:
+def first_image(contents: Contents) -> Manifest | None:
     """The first manifest that is a container image, in the order of the index."""
     by_digest = {manifest.descriptor.digest: manifest for manifest in contents.manifests}
     root = contents.root
@@ -482,7 +490,7 @@ def _first_image(contents: Contents) -> Manifest | None:
     return None
 
 
-def _with_host(name: str) -> str:
+def with_host(name: str) -> str:
     """How containerd spells a name that Docker shortens."""
     head, slash, _ = name.partition("/")
     if slash and ("." in head or ":" in head or head == "localhost"):

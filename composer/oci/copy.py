@@ -12,6 +12,8 @@ from typing import Final, Protocol, TypeVar
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.events import Emit, Transferred
 from composer.oci.image import (
+    INDEXES,
+    MANIFESTS,
     Descriptor,
     Image,
     Index,
@@ -21,7 +23,7 @@ from composer.oci.image import (
     parse_image,
     parse_manifest,
 )
-from composer.oci.store import CHUNK, Store, Target
+from composer.oci.store import CHUNK, Compound, Seekable, Store, Sure, Target, distrust, givers, read_on
 
 _PATIENCE: Final = 2.0
 """Seconds that a failed or interrupted copy waits for its threads. One that hangs in a read is left behind."""
@@ -104,7 +106,10 @@ def choose(source: Store, root: Descriptor, platforms: Sequence[Platform]) -> tu
 
 
 def transfer(source: Store, root: Descriptor, sink: Intake, name: str, *, emit: Emit, jobs: int) -> Descriptor:
-    """Move `root` and all it names into `sink` under `name`. See `deliver`."""
+    """Move `root` and all it names into `sink` under `name`: see `deliver`. If it is there already, that is all."""
+    if isinstance(sink, Sure) and sink.holds(root, name):
+        emit(moved(root, "skipped", root.size))
+        return root
     return deliver(survey(source, root), source, sink, name, emit=emit, jobs=jobs)
 
 
@@ -125,7 +130,7 @@ def deliver(contents: Contents, source: Store, sink: Intake, name: str, *, emit:
     """
     stop = Event()
     blobs = sorted(contents.blobs, key=lambda blob: blob.size, reverse=True)
-    moves = [_Move(blob=blob, source=source, sink=sink, emit=emit, stop=stop) for blob in blobs]
+    moves = [_Move(blob, source, sink, emit, stop) for blob in blobs]
     run_all(moves, jobs=jobs, stop=stop)
     for manifest in contents.manifests[:-1]:
         sink.publish(manifest.raw, manifest.media_type, None)
@@ -176,38 +181,77 @@ class _Stopped(Exception):
     """Another blob failed, or Ctrl-C was pressed: this one need not be finished."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Move:
     """One blob's way from `source` to `sink`."""
 
-    blob: Descriptor
-    source: Store
-    sink: Intake
-    emit: Emit
-    stop: Event
+    def __init__(self, blob: Descriptor, source: Store, sink: Intake, emit: Emit, stop: Event) -> None:
+        self._blob = blob
+        self._source = source
+        self._sink = sink
+        self._emit = emit
+        self._stop = stop
+        self._told = -1
+        self._resumed = 0
 
     def __call__(self) -> None:
-        if self.sink.has(self.blob):
-            self._tell("skipped", self.blob.size)
-        elif any(self.sink.mount(self.blob, part) for part in parts(self.source)):
-            self._tell("mounted", self.blob.size)
+        if self._sink.has(self._blob):
+            self._tell("skipped", self._blob.size)
+        elif any(self._sink.mount(self._blob, part) for part in parts(self._source)):
+            self._tell("mounted", self._blob.size)
         else:
             self._write()
 
     def _write(self) -> None:
+        store = holder(self._source, self._blob)
+        content = _Reopened(store, self._blob, self._watched) if isinstance(store, Seekable) else self._plain(store)
         try:
-            self.sink.write(self.blob, self._read)
+            self._sink.write(self._blob, content)
         except Corrupt:
-            self.sink.write(self.blob, self._read)
+            distrust(store, self._blob)
+            self._sink.write(self._blob, content)
+        self._tell("copied", self._blob.size)
 
-    def _read(self) -> Iterator[bytes]:
-        for chunk in told(self.source.read(self.blob), self.blob, self.emit):
-            if self.stop.is_set():
+    def _plain(self, store: Store) -> Callable[[], Iterator[bytes]]:
+        return lambda: self._watched(store.read(self._blob), 0)
+
+    def _watched(self, chunks: Iterator[bytes], place: int) -> Iterator[bytes]:
+        """Pass the blob through from a place on, saying how far it is, until all is to stop."""
+        if self._told < 0:
+            self._resumed = place
+            self._tell("copied", place)
+        for chunk in chunks:
+            if self._stop.is_set():
                 raise _Stopped
             yield chunk
+            place += len(chunk)
+            self._tell("copied", place)
 
     def _tell(self, action: str, done: int) -> None:
-        self.emit(moved(self.blob, action, done))
+        """Say how far it is. A blob of which something is moved once more has not gone back for that."""
+        if done > self._told:
+            self._told = done
+            self._emit(moved(self._blob, action, done, self._resumed))
+
+
+class _Reopened:
+    """The `Content` of a blob in a store that can begin in the middle. `watch` passes bytes through from a place on."""
+
+    def __init__(
+        self, store: Store, blob: Descriptor, watch: Callable[[Iterator[bytes], int], Iterator[bytes]]
+    ) -> None:
+        self._store = store
+        self._blob = blob
+        self._watch = watch
+
+    def __call__(self) -> Iterator[bytes]:
+        return self._watch(self._store.read(self._blob), 0)
+
+    def at(self, place: int) -> Iterator[bytes]:
+        return self._watch(read_on(self._store, self._blob, place), place)
+
+    @property
+    def origin(self) -> str:
+        return givers(self._store, self._blob)
 
 
 def told(chunks: Iterator[bytes], blob: Descriptor, emit: Emit) -> Iterator[bytes]:
@@ -219,10 +263,16 @@ def told(chunks: Iterator[bytes], blob: Descriptor, emit: Emit) -> Iterator[byte
         emit(moved(blob, "copied", done))
 
 
-def moved(blob: Descriptor, action: str, done: int) -> Transferred:
+def moved(blob: Descriptor, action: str, done: int, resumed: int = 0) -> Transferred:
     """The event that says how far a blob of an image has come."""
-    title = blob.annotations.get(_TITLE) or ("config" if "+json" in blob.media_type else "layer")
-    return Transferred(digest=blob.digest, title=title, action=action, done=done, total=blob.size)
+    title = blob.annotations.get(_TITLE) or _kind(blob.media_type)
+    return Transferred(digest=blob.digest, title=title, action=action, done=done, total=blob.size, resumed=resumed)
+
+
+def _kind(media_type: str) -> str:
+    if media_type in (*MANIFESTS, *INDEXES):
+        return "manifest"
+    return "config" if "+json" in media_type else "layer"
 
 
 class Held:
@@ -282,8 +332,11 @@ class Stack:
 
     def read(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The blob from the first store that has it."""
-        holder = next((store for store in self.stores[:-1] if store.has(descriptor)), self.stores[-1])
-        return holder.read(descriptor)
+        return self.holder(descriptor).read(descriptor)
+
+    def holder(self, descriptor: Descriptor) -> Store:
+        """The first store that has a blob. The last one is not asked."""
+        return next((store for store in self.stores[:-1] if store.has(descriptor)), self.stores[-1])
 
     def close(self) -> None:
         """Close them all."""
@@ -299,10 +352,15 @@ class Stack:
         return ask(self.stores[-1])
 
 
+def holder(source: Store, blob: Descriptor) -> Store:
+    """Which of the stores that a source is made of gives a blob."""
+    return holder(source.holder(blob), blob) if isinstance(source, Stack) else source
+
+
 def parts(source: Store) -> tuple[Store, ...]:
-    """The stores that a source is made of: itself, unless it is a `Stack`."""
-    if isinstance(source, Stack):
-        return tuple(part for store in source.stores for part in parts(store))
+    """All stores that a source is, or is made of: those of a `Compound` come after itself."""
+    if isinstance(source, Compound):
+        return (source, *(part for store in source.stores for part in parts(store)))
     return (source,)
 
 

@@ -44,24 +44,36 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """The files that credentials are looked up in, the first that knows a registry wins."""
+    """What was given for a registry by its host, then the files that are looked into: the first that knows it wins."""
 
     files: tuple[Path, ...]
+    given: Mapping[str, Credential] = field(default_factory=dict)
     emit: Emit = ignore
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], *, home: Path, emit: Emit = ignore) -> Credentials:
-        """`REGISTRY_AUTH_FILE`, then Docker's `config.json` (in `DOCKER_CONFIG` or `~/.docker`), then Podman's file."""
+    def from_environment(
+        cls,
+        environment: Mapping[str, str],
+        *,
+        home: Path,
+        given: Mapping[str, Credential] | None = None,
+        emit: Emit = ignore,
+    ) -> Credentials:
+        """What was given, `REGISTRY_AUTH_FILE`, Docker's `config.json` (`DOCKER_CONFIG` or `~/.docker`), Podman's file.
+        """  # fmt: skip
         files = []
         if named := environment.get("REGISTRY_AUTH_FILE"):
             files.append(Path(named))
         files.append(Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json")
         if runtime := environment.get("XDG_RUNTIME_DIR"):
             files.append(Path(runtime) / "containers" / "auth.json")
-        return cls(files=tuple(files), emit=emit)
+        return cls(files=tuple(files), given=given or {}, emit=emit)
 
     def find(self, host: str, repository: str) -> Credential | None:
         """What to be known as to `host`, or None for anonymous. A helper that fails is a warning, not an error."""
+        for name in _HUB_NAMES if host in _HUB_NAMES else (host,):
+            if name in self.given:
+                return self.given[name]
         for path in self.files:
             if (config := self._load(path)) and (found := self._search(config, path, host, repository)):
                 return found

@@ -70,6 +70,7 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
+    artifact_type: str | None = None
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Descriptor:
@@ -87,6 +88,8 @@ class Descriptor:
             parts = (("os", self.platform.os), ("architecture", self.platform.architecture))
             variant = (("variant", self.platform.variant),) if self.platform.variant else ()
             fields["platform"] = dict(parts + variant)
+        if self.artifact_type:
+            fields["artifactType"] = self.artifact_type
         return fields
 
 
@@ -168,7 +171,7 @@ def parse_manifest(raw: bytes, media_type: str) -> Manifest | Index:
     kind = document.get("mediaType") or media_type
     try:
         if kind in INDEXES:
-            entries = tuple(_descriptor(entry) for entry in document["manifests"])
+            entries = tuple(_descriptor(entry) for entry in document["manifests"] or ())
             return Index(raw=raw, media_type=kind, manifests=entries)
         if kind in MANIFESTS:
             return Manifest(
@@ -276,6 +279,7 @@ def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
         annotations=dict(entry.get("annotations") or {}),
         platform=_platform(entry.get("platform")),
         urls=tuple(entry.get("urls") or ()),
+        artifact_type=entry.get("artifactType") or None,
     )
 
 

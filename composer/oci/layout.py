@@ -1,7 +1,8 @@
 """OCI image layouts: `oci:dir:tag`, as skopeo, umoci and containerd write them too, and the cache of tricompose.
 
 Several processes and threads may use one layout at once. A blob is written to `ingest/` and renamed into place, so
-it is there whole or not at all; `index.json` changes under a lock and is replaced by a rename.
+it is there whole or not at all; `index.json` changes under a lock and is replaced by a rename. What comes from afar
+is written to `partial/` instead, where it stays when it is cut, and is gone on with the next time.
 
 Source: the OCI image layout specification 1.0 and 1.1.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import difflib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -26,6 +28,7 @@ from typing import Any, Final, Protocol, Self
 
 from composer.errors import Corrupt, NoRoom, NotFound
 from composer.events import Emit
+from composer.oci import journal, partials
 from composer.oci.copy import deliver, survey
 from composer.oci.image import (
     DOCKER_LIST,
@@ -38,7 +41,7 @@ from composer.oci.image import (
     canonical_json,
     parse_manifest,
 )
-from composer.oci.store import CHUNK, Store, verified
+from composer.oci.store import CHUNK, Content, Store, origin_of, require_whole, verified
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 MARKER: Final = "oci-layout"
@@ -192,6 +195,7 @@ class LayoutStore:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             with _locked(path):
                 sweep((path / _INGEST).iterdir())
+                partials.sweep_stale(path)
                 _begin(path)
         return cls(path)
 
@@ -221,11 +225,54 @@ class LayoutStore:
         return self._reader.read(descriptor)
 
     def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
-        """Take a blob, verified. A blob that is here already is replaced, which heals one gone bad."""
-        with self.incoming() as incoming:
-            for chunk in verified(content(), descriptor, origin="the source"):
-                incoming.write(chunk)
-            incoming.commit(descriptor.digest, descriptor.size)
+        """Take a blob, verified. A blob that is here already is replaced, which heals one gone bad.
+
+        Where `content` can begin in the middle, what came of the blob is kept when it breaks off, and gone on with.
+        """
+        if not (isinstance(content, Content) and self._go_on(descriptor, content)):
+            with self.incoming() as incoming:
+                for chunk in verified(content(), descriptor, origin=lambda: origin_of(content)):
+                    incoming.write(chunk)
+                incoming.commit(descriptor.digest, descriptor.size)
+
+    def _go_on(self, descriptor: Descriptor, content: Content) -> bool:
+        """Write a blob from where it broke off. False where it is too small for that, or another is at it."""
+        if descriptor.size < partials.LEAST:
+            return False
+        with self._partial(descriptor) as partial:
+            if partial is None:
+                return False
+            begun = partials.held(self.path, descriptor.digest)
+            try:
+                _append(partial, descriptor, content, self.path)
+            except Corrupt:
+                if not begun:
+                    raise
+                # What an earlier run left may have been wrong.
+                partial.restart()
+                _append(partial, descriptor, content, self.path)
+            with room(self.path):
+                partial.become(self.path / blob_path(descriptor.digest))
+        return True
+
+    @contextmanager
+    def _partial(self, descriptor: Descriptor) -> Iterator[partials.Partial | None]:
+        """What is here of a blob. It stays where it may be gone on with, and is worth it."""
+        with room(self.path):
+            partial = partials.take(self.path, descriptor.digest)
+        if partial is None:
+            yield None
+            return
+        with partial:
+            try:
+                yield partial
+            except (Corrupt, NoRoom):
+                partial.drop()
+                raise
+            except BaseException:
+                if partial.size < partials.LEAST:
+                    partial.drop()
+                raise
 
     def mount(self, descriptor: Descriptor, source: Store) -> bool:
         """Link the blob of another layout of the same file system, after reading it once to be sure of it."""
@@ -252,8 +299,8 @@ class LayoutStore:
         """Take an image or index, all of it or nothing. Raises `NoRoom` before the first byte if it will not fit."""
         self.ensure(self.path)
         contents = survey(source, root)
-        missing = sum(blob.size for blob in contents.blobs if not self.has(blob))
-        require_room(self.path, missing)
+        missing = [blob for blob in contents.blobs if not self.has(blob)]
+        require_room(self.path, sum(blob.size - partials.held(self.path, blob.digest) for blob in missing))
         return deliver(contents, source, self, name, emit=emit, jobs=jobs)
 
     def remove(self, name: str) -> None:
@@ -350,6 +397,21 @@ class _Directory:
             raise NoRoom(f"{self._root / path} may not be read", hint=f"ls -l {self._root / path}") from error
 
 
+def _append(partial: partials.Partial, descriptor: Descriptor, content: Content, path: Path) -> None:
+    """Write what is missing of a blob. Raises `Corrupt` unless it is whole and right then."""
+    digest = hashlib.sha256()
+    with room(path):
+        for piece in partial.pieces(descriptor.size):
+            digest.update(piece)
+    for chunk in content.at(partial.size):
+        if partial.size + len(chunk) > descriptor.size:
+            raise Corrupt(f"{content.origin} sent more than the {descriptor.size} bytes of {descriptor.digest}")
+        digest.update(chunk)
+        with room(path):
+            partial.write(chunk)
+    require_whole(descriptor, partial.size, digest, content.origin)
+
+
 def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
     """Write to an unbuffered file, which may take less than it is given at a time."""
     view = memoryview(data)
@@ -405,7 +467,7 @@ def _owner(path: Path) -> str:
 
 def _require_empty(path: Path) -> None:
     """Refuse to strew blobs among somebody's files; another process may have begun the same layout."""
-    ours = ("blobs", _INGEST, _LOCK, INDEX, MARKER)
+    ours = ("blobs", _INGEST, partials.FOLDER, journal.FOLDER, _LOCK, INDEX, MARKER)
     if path.is_dir() and any(child.name not in ours for child in path.iterdir()):
         raise NoRoom(f"{path} holds files, and they are no image layout", hint="name a new or an empty directory")
 

@@ -9,6 +9,12 @@ from typing import Final
 
 from composer.errors import Unreachable
 
+PATIENCE: Final = 120.0
+"""Seconds for which something is tried again without any gain."""
+
+LEAST_RATE: Final = 1024
+"""Bytes a second below which a transfer counts as dead, though something comes of it now and then."""
+
 _FIRST_CONTACT: Final = 10.0
 """Seconds for a host that has never answered: a misspelt name should be told soon."""
 
@@ -19,14 +25,18 @@ _VAIN_TRIES: Final = 5
 class Interrupted(Exception):
     """An exchange broke off that may end well another time: `error` is what it comes to if we give up.
 
-    `after` is how many seconds the other side asked us to wait. `unmet`: that host has never answered yet.
+    `after` is how many seconds the other side asked us to wait. `unmet`: that host has never answered yet. `told`: the
+    user knows of the wait already.
     """
 
-    def __init__(self, error: Unreachable, *, after: float | None = None, unmet: bool = False) -> None:
+    def __init__(
+        self, error: Unreachable, *, after: float | None = None, unmet: bool = False, told: bool = False
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.after = after
         self.unmet = unmet
+        self.told = told
 
 
 class Patience:
@@ -40,14 +50,20 @@ class Patience:
         self._pause = pause
         self._report = report
         self._since = time.monotonic()
+        self._size = 0
         self._tries = 0
         self._vain = 0
         self._moving = False
 
-    def gained(self) -> None:
-        """Something new is there, and safe."""
-        self._since = time.monotonic()
-        self._tries = self._vain = 0
+    def gained(self, size: int | None = None) -> None:
+        """Something new is there, and safe: some bytes, which must not be too few for the time, or a step as such."""
+        now = time.monotonic()
+        if size is not None:
+            self._size += size
+            if self._size < LEAST_RATE * (now - self._since):
+                return
+        self._since = now
+        self._size = self._tries = self._vain = 0
         self._moving = False
 
     def moved(self) -> None:
@@ -64,7 +80,18 @@ class Patience:
         delay *= random.uniform(1.0, 1.1) if cut.after is not None else random.uniform(0.5, 1.0)
         limit = min(self._seconds, _FIRST_CONTACT) if cut.unmet else self._seconds
         if self._vain > _VAIN_TRIES or time.monotonic() + delay - self._since > limit:
-            raise cut.error from cut
-        if delay >= 1:
+            raise self._given_up(cut, limit) from cut
+        if delay >= 1 and not cut.told:
             self._report(f"{cut.error.message}: trying again in {delay:.0f} s")
         self._pause(delay)
+
+    def _given_up(self, cut: Interrupted, limit: float) -> Unreachable:
+        """The error, and for how long nothing came: where waiting longer may help, what allows it."""
+        waited = time.monotonic() - self._since
+        if cut.unmet or (waited < 1 and cut.after is None) or self._vain > _VAIN_TRIES:
+            return cut.error
+        longer = max(2 * limit, 2 * (cut.after or 0))
+        return Unreachable(
+            f"{cut.error.message}; given up after {waited:.0f} s without progress (--max-wait {limit:.0f})",
+            hint=cut.error.hint or f"--max-wait {longer:.0f}   (or try again later: what is here stays)",
+        )

@@ -1,13 +1,14 @@
 """What a place for images can do. Pull, push, save and load are all `copy(source, target)`.
 
-A sink is given a way to open a blob rather than its bytes, because an upload that was cut may have to begin again.
+A sink is given a way to open a blob rather than its bytes, because an upload that was cut may have to begin again,
+and because what is half here already need not come from its first byte: see `from_place`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from composer.errors import Corrupt
 from composer.events import Emit
@@ -50,13 +51,64 @@ class Store(Protocol):
         ...
 
 
+@runtime_checkable
+class Seekable(Protocol):
+    """A `Store` that can also begin in the middle of a blob."""
+
+    def read_from(self, descriptor: Descriptor, place: int) -> Iterator[bytes]:
+        """The blob from a place on. The caller, who has what comes before it, verifies the whole."""
+        ...
+
+
+@runtime_checkable
+class Compound(Protocol):
+    """A `Store` made of several others, which are those that it has asked so far."""
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """The stores that it is made of."""
+        ...
+
+
+@runtime_checkable
+class Doubtful(Protocol):
+    """A `Store` whose blobs come from one of several others, of which one may give wrong bytes."""
+
+    def distrust(self, descriptor: Descriptor) -> None:
+        """The bytes of a blob were wrong: those who gave them are asked last when it is read again."""
+        ...
+
+    def givers(self, descriptor: Descriptor) -> str:
+        """Who gave the bytes of a blob that is being read, for messages."""
+        ...
+
+
+@runtime_checkable
+class Content(Protocol):
+    """A way to open a blob that can also begin in the middle. A plain function will do where that is not needed."""
+
+    def __call__(self) -> Iterator[bytes]:
+        """The blob from its first byte, verified."""
+        ...
+
+    def at(self, place: int) -> Iterator[bytes]:
+        """The blob from a place on, not verified: the sink does that, who has what comes before it."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Who gave the bytes, for messages."""
+        ...
+
+
 class Sink(Store, Protocol):
     """A place that takes blobs one by one, then the manifests that name them."""
 
     def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
         """Take a blob. It is there once this returns, and not before. Raises `Corrupt`, `NoRoom`, `Denied`.
 
-        `content` gives the blob from its first byte, each time it is called: once, unless an upload was cut.
+        `content` gives the blob from its first byte, each time it is called: once, unless an upload was cut. It may be
+        a `Content`, which can begin elsewhere too.
         """
         ...
 
@@ -66,6 +118,15 @@ class Sink(Store, Protocol):
 
     def publish(self, raw: bytes, media_type: str, name: str | None) -> Descriptor:
         """Take a manifest or index whose blobs are all here; `name` (a tag) makes it visible to others."""
+        ...
+
+
+@runtime_checkable
+class Sure(Protocol):
+    """A `Sink` that takes no manifest before all that it names is there: who has the manifest has everything."""
+
+    def holds(self, root: Descriptor, name: str) -> bool:
+        """Whether `name` means `root` here already."""
         ...
 
 
@@ -93,7 +154,43 @@ class Target(Protocol):
         ...
 
 
-def verified(chunks: Iterable[bytes], descriptor: Descriptor, *, origin: str) -> Iterator[bytes]:
+def read_on(store: Store, descriptor: Descriptor, place: int) -> Iterator[bytes]:
+    """The blob from a place on, not verified: by what the store can, or else what comes before is read and dropped."""
+    if isinstance(store, Seekable):
+        return store.read_from(descriptor, place)
+    return _dropped(store.read(descriptor), place)
+
+
+def from_place(content: Callable[[], Iterator[bytes]], place: int) -> Iterator[bytes]:
+    """What a sink was given, from a place on. Not verified, wherever it comes from."""
+    return content.at(place) if isinstance(content, Content) else _dropped(content(), place)
+
+
+def origin_of(content: Callable[[], Iterator[bytes]]) -> str:
+    """Who gives the bytes, for messages."""
+    return content.origin if isinstance(content, Content) else "the source"
+
+
+def distrust(store: Store, descriptor: Descriptor) -> None:
+    """Tell a store that the bytes of a blob were wrong, if that is of use to it."""
+    if isinstance(store, Doubtful):
+        store.distrust(descriptor)
+
+
+def givers(store: Store, descriptor: Descriptor) -> str:
+    """Who gave the bytes of a blob, for messages."""
+    return store.givers(descriptor) if isinstance(store, Doubtful) else store.label
+
+
+def _dropped(chunks: Iterator[bytes], place: int) -> Iterator[bytes]:
+    """What follows the first `place` bytes."""
+    for chunk in chunks:
+        if place < len(chunk):
+            yield chunk[place:] if place else chunk
+        place = max(place - len(chunk), 0)
+
+
+def verified(chunks: Iterable[bytes], descriptor: Descriptor, *, origin: str | Callable[[], str]) -> Iterator[bytes]:
     """Pass `chunks` through while hashing; the end comes only if size and digest are as described.
 
     Raises `Corrupt` naming `origin`, what was expected and what came.
@@ -102,9 +199,16 @@ def verified(chunks: Iterable[bytes], descriptor: Descriptor, *, origin: str) ->
     for chunk in chunks:
         size += len(chunk)
         if size > descriptor.size:
-            raise Corrupt(f"{origin} sent more than the {descriptor.size} bytes of {descriptor.digest}")
+            break
         digest.update(chunk)
         yield chunk
+    require_whole(descriptor, size, digest, origin if isinstance(origin, str) else origin())
+
+
+def require_whole(descriptor: Descriptor, size: int, digest: hashlib._Hash, origin: str) -> None:
+    """Raise `Corrupt`, naming `origin`, unless `size` bytes with this `digest` are what the descriptor says."""
+    if size > descriptor.size:
+        raise Corrupt(f"{origin} sent more than the {descriptor.size} bytes of {descriptor.digest}")
     if size != descriptor.size:
         raise Corrupt(f"{origin} sent {size} of the {descriptor.size} bytes of {descriptor.digest}")
     if (found := "sha256:" + digest.hexdigest()) != descriptor.digest:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from composer.errors import Unplannable
+from composer.errors import Unplannable, Unreachable
 from composer.events import Emit
 from composer.oci.archive import ArchiveTarget, open_docker_archive, open_oci_archive
+from composer.oci.gates import Gates
+from composer.oci.journal import Journal
 from composer.oci.layout import LayoutStore
+from composer.oci.mirrors import HASTE, Lost, Mirrors, Place
 from composer.oci.names import Reference
+from composer.oci.patience import PATIENCE
 from composer.oci.store import Store, Target
 
 if TYPE_CHECKING:
@@ -26,7 +31,11 @@ class Access:
     """What opening a place may need. `session` is called only for registries, so that others need no HTTP client.
 
     `insecure` are the `host[:port]` that may be spoken to without TLS; `scratch` is a directory for large files that
-    are in the way of an image from a Docker Engine.
+    are in the way of an image from a Docker Engine. `mirrors` says in which places an image of a registry is looked
+    for, in order. `patience` is for how many seconds something is tried again without any gain. `gates` and `lost` are
+    what all stores of a session know of their hosts: which want a pause, and which were given up. `journal` is a
+    folder where it is remembered for the next session which uploads were cut and where blobs are; `mount_from` are
+    repositories, as `host/repository`, that blobs may be taken over from.
     """
 
     session: Callable[[], requests.Session]
@@ -34,6 +43,12 @@ class Access:
     insecure: frozenset[str]
     scratch: Path
     emit: Emit
+    mirrors: Callable[[Reference], tuple[Reference, ...]] = lambda reference: (reference,)
+    patience: float = PATIENCE
+    gates: Gates = field(default_factory=Gates)
+    lost: Lost = field(default_factory=Lost)
+    journal: Path | None = None
+    mount_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,20 @@ def open_target(reference: Reference, access: Access) -> Target:
     return TRANSPORTS[reference.transport].target(reference, access)
 
 
+def _registry_source(reference: Reference, access: Access) -> Store:
+    """A registry, or where it has mirrors, all of them and itself: each but the last is left soon."""
+    places = access.mirrors(reference)
+    if places == (reference,):
+        return _registry(reference, access)
+    if not places:
+        hint = f"network: {{mirrors: {{{reference.host}: [mirror.example.com]}}}}"
+        raise Unreachable(f"{reference.host} may not be asked, and has no mirror", hint=hint)
+    hasty = replace(access, patience=min(HASTE, access.patience))
+    opened = [Place(one, partial(_registry, one, hasty)) for one in places[:-1]]
+    opened.append(Place(places[-1], partial(_registry, places[-1], access)))
+    return Mirrors(reference, opened, lost=access.lost, emit=access.emit)
+
+
 def _registry(reference: Reference, access: Access) -> RegistryStore:
     from composer.oci.registry import RegistryStore
 
@@ -66,6 +95,12 @@ def _registry(reference: Reference, access: Access) -> RegistryStore:
         credentials=access.credentials,
         insecure=access.insecure,
         emit=access.emit,
+        patience=access.patience,
+        gates=access.gates,
+        journal=Journal(access.journal) if access.journal else None,
+        mount_from=tuple(
+            place.partition("/")[2] for place in access.mount_from if place.partition("/")[0] == reference.host
+        ),
     )
 
 
@@ -86,7 +121,7 @@ def _layout(reference: Reference, access: Access) -> LayoutStore:
 
 
 TRANSPORTS: Final[Mapping[str, Transport]] = {
-    "docker": Transport(source=_registry, target=_registry),
+    "docker": Transport(source=_registry_source, target=_registry),
     "oci": Transport(source=_layout, target=_layout),
     "oci-archive": Transport(
         source=lambda reference, _: open_oci_archive(Path(reference.place)),

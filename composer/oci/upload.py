@@ -1,7 +1,8 @@
 """One blob on its way into a registry: a session is opened, bytes follow, a digest closes it.
 
 Source: the OCI distribution specification 1.1, "Pushing blobs". What a cut costs is up to the registry: some keep
-what they have (distribution 3, olareg), some forget the whole session (distribution 2.8): we ask, and obey.
+what they have (distribution 3, olareg), some forget the whole session (distribution 2.8): we ask, and obey. A session
+that is worth it is written down, so that another process can go on with it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import requests
 
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unreachable
 from composer.oci.image import Descriptor
+from composer.oci.journal import Entry, Journal
 from composer.oci.patience import Interrupted, Patience
+from composer.oci.store import from_place
 from composer.oci.tokens import Scopes
 from composer.oci.wire import Wire, detail, discard
 
@@ -26,16 +29,31 @@ _PIECE: Final = 1 << 16
 _STEP: Final = 16 << 20
 """Bytes in one request, once a registry or a proxy before it has said that a whole blob is too much."""
 
-_COMMIT: Final = (15.0, 900.0)
-"""Seconds to connect, and for the answer that closes an upload: registries hash the blob, or move it, before it."""
+_SMALL: Final = 1 << 16
+"""Bytes of a blob that goes whole, with its digest: a cut costs nothing then, and requests are what counts."""
+
+_WORTH: Final = 16 << 20
+"""Bytes that a session must have to be kept for another process, and not cancelled."""
+
+_COMMIT_RATE: Final = 8 << 20
+"""Bytes a second by which registries hash a blob, or move it, before they answer that an upload is closed."""
+
+_CONNECT: Final = 15.0
+_ANSWER: Final = 30.0
+
+_FAREWELL: Final = (5.0, 5.0)
+"""Seconds to connect, and for an answer, when we only tidy up."""
 
 _LOST: Final = frozenset({404, 410, 416})
+_UNSUPPORTED: Final = frozenset({405, 411, 415, 501})
+"""How registries refuse a way to upload that they do not know."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Manners:
     """What has been learned of how a registry takes uploads."""
 
+    posts: bool = True
     patches: bool = True
     step: int | None = None
 
@@ -43,15 +61,22 @@ class Manners:
 class Upload:
     """The upload of one blob. What the registry holds of it so far, and where to go on."""
 
-    def __init__(self, wire: Wire, repository: str, descriptor: Descriptor, manners: Manners) -> None:
+    def __init__(
+        self, wire: Wire, repository: str, descriptor: Descriptor, manners: Manners, journal: Journal | None = None
+    ) -> None:
         self._wire = wire
         self._repository = repository
         self._descriptor = descriptor
         self._manners = manners
+        self._journal = journal if descriptor.size > _WORTH else None
+        self._entry: Entry | None = None
         self._scopes: Scopes = (f"repository:{repository}:pull,push",)
         self._what = f"an upload of {descriptor.digest} to {repository}"
         self._session: str | None = None
         self._place = 0
+        self._told: int | None = None
+        self._closing = False
+        self._tape: _Tape | None = None
 
     def open(self) -> None:
         """Begin a session: the registry says now whether we may upload at all."""
@@ -61,38 +86,116 @@ class Upload:
         """Ask for the blob of another repository. Where that is not granted, the session that came of it is kept."""
         self.cancel()
         scopes = (*self._scopes, f"repository:{repository}:pull")
-        try:
-            return self._begin(f"?mount={self._descriptor.digest}&from={repository}", scopes)
-        except (Denied, NotFound, Unreachable, Interrupted):
-            return False
+        patience = self._wire.patience()
+        while True:
+            try:
+                return self._begin(f"?mount={self._descriptor.digest}&from={repository}", scopes)
+            except (Denied, NotFound, Unreachable):
+                return False
+            except Interrupted as cut:
+                # To wait a little, if that is what is asked for, is cheaper than to send the blob.
+                if cut.after is None:
+                    return False
+                patience.wait(cut)
 
     def send(self, content: Callable[[], Iterator[bytes]]) -> None:
-        """Upload the blob. It is in the repository once this returns; if this raises, the session is closed."""
-        tape = _Tape(content, self._descriptor)
+        """Upload the blob. It is in the repository once this returns.
+
+        If this raises, the session is cancelled, unless it holds so much that another try should go on with it.
+        """
+        tape = self._tape = _Tape(content, self._descriptor)
         patience = self._wire.patience()
         try:
-            while not self._advance(tape, patience):
-                pass
-        except BaseException:
-            self.cancel()
+            if self._descriptor.size <= _SMALL:
+                tape.load()
+            done = self._take_up()
+            while not done:
+                done = self._advance(tape, patience)
+            self._session = None
+            self._forget()
+        except BaseException as error:
+            self.leave(error)
             raise
         finally:
             tape.close()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Break off. A session that holds much is left for another process, unless what it holds is wrong."""
+        keep = self._entry and not isinstance(error, Corrupt | Denied) and self._is_worth_keeping()
+        entry, self._entry = self._entry, None
+        if keep:
+            self._session = None
+        else:
+            self.cancel()
+        if entry:
+            if not keep:
+                entry.drop()
+            entry.close()
 
     def cancel(self) -> None:
         """Ask the registry to forget the session, if there is one. It need not agree."""
         session, self._session, self._place = self._session, None, 0
         if session:
-            with contextlib.suppress(TricomposeError, Interrupted):
-                gone = (200, 202, 204, 404)
-                self._wire.attempt("DELETE", session, scopes=self._scopes, what=self._what, accept=gone, timeout=(5, 5))
+            self._delete(session)
+
+    def _delete(self, session: str) -> None:
+        gone = (200, 202, 204, 404)
+        with contextlib.suppress(TricomposeError, Interrupted):
+            self._wire.attempt("DELETE", session, scopes=self._scopes, what=self._what, accept=gone, timeout=_FAREWELL)
+
+    def _take_up(self) -> bool:
+        """Go on with what another process left here, if the registry still has it. Whether the blob is there."""
+        if self._journal and not self._entry:
+            self._entry = self._journal.upload(self._wire.host, self._repository, self._descriptor.digest)
+        location = self._entry.location if self._entry else None
+        if not location:
+            self._note_down()
+            return False
+        if self._wire.persist(self._is_there):
+            self.cancel()
+            return True
+        begun, self._session = self._session, location
+        with contextlib.suppress(TricomposeError, Interrupted):
+            self._place = self._held() or 0
+        if not self._place:
+            self._session = begun
+        else:
+            self._wire.note(f"{self._wire.host} still has {self._place} bytes of {self._descriptor.digest}")
+            if begun:
+                self._delete(begun)
+        self._note_down()
+        return False
+
+    def _note_down(self) -> None:
+        """Write down where the upload is, for whoever goes on with it."""
+        if self._entry and self._session:
+            self._entry.keep(self._session)
+
+    def _forget(self) -> None:
+        entry, self._entry = self._entry, None
+        if entry:
+            entry.drop()
+            entry.close()
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether the session holds much, or soon will: some of what was sent may still be on its way.
+
+        If the registry cannot be asked the session stays: nobody can cancel it either.
+        """
+        if not self._session:
+            return False
+        try:
+            held = self._held(timeout=_FAREWELL)
+        except (TricomposeError, Interrupted):
+            return True
+        return held is not None and max(held, self._tape.place if self._tape else 0) > _WORTH
 
     def _advance(self, tape: _Tape, patience: Patience) -> bool:
         """Go as far as it goes; whether the blob is there now."""
         try:
-            if self._session is None and self._wire.persist(lambda: self._begin("", self._scopes), patience):
-                return True
-            if self._manners.patches and self._place < self._descriptor.size:
+            if self._session is None:
+                return self._wire.persist(lambda: self._open(tape, patience), patience)
+            if self._manners.patches and self._descriptor.size > _SMALL and self._place < self._descriptor.size:
                 self._patch(tape, patience)
                 return False
             return self._close(tape, patience)
@@ -101,6 +204,28 @@ class Upload:
                 raise tape.failure from cut
             patience.wait(cut)
             return self._wire.persist(lambda: self._take_stock(patience), patience)
+
+    def _open(self, tape: _Tape, patience: Patience) -> bool:
+        """Begin, and be done with it at once where the blob is small and the registry can."""
+        if self._manners.posts and self._descriptor.size <= _SMALL:
+            return self._post(tape, patience)
+        return self._begin("", self._scopes)
+
+    def _post(self, tape: _Tape, patience: Patience) -> bool:
+        """The whole blob in one request. A registry that does not know that begins a session, or says so."""
+        response = self._wire.attempt(
+            "POST",
+            f"{self._repository}/blobs/uploads/?digest={self._descriptor.digest}",
+            scopes=self._scopes,
+            what=self._what,
+            accept=(201, 202, 400, 404, *_UNSUPPORTED),
+            headers={"Content-Type": "application/octet-stream"},
+            body=lambda: _Body(tape, 0, self._descriptor.size, patience),
+        )
+        self._manners.posts = response.status_code == 201
+        if response.status_code == 202:
+            self._session, self._place = self._wire.location(response), 0
+        return self._manners.posts
 
     def _begin(self, query: str, scopes: Scopes) -> bool:
         """Open a session. True if there is no need for one, as the blob has been mounted."""
@@ -113,29 +238,35 @@ class Upload:
         least = response.headers.get("OCI-Chunk-Min-Length", "")
         if self._manners.step and least.isdigit():
             self._manners.step = max(self._manners.step, int(least))
+        self._note_down()
         return False
 
     def _patch(self, tape: _Tape, patience: Patience) -> None:
         """Send what is missing, in one request unless the registry wants it in steps."""
+        self._closing = False
         rest = self._descriptor.size - self._place
         length = min(self._manners.step or rest, rest)
-        headers = {"Content-Type": "application/octet-stream"}
-        if length < self._descriptor.size:
-            headers["Content-Range"] = f"{self._place}-{self._place + length - 1}"
         response = self._wire.attempt(
             "PATCH",
             self._session or "",
             scopes=self._scopes,
             what=self._what,
-            accept=(201, 202, 204, 405, 413, 501, *_LOST),
-            headers=headers,
+            accept=(201, 202, 204, 413, *_UNSUPPORTED, *_LOST),
+            headers=self._headers(length),
             body=lambda: _Body(tape, self._place, length, patience),
         )
         self._understand(response, length, patience)
 
+    def _headers(self, length: int) -> dict[str, str]:
+        """Those of a request with `length` bytes from where we are."""
+        headers = {"Content-Type": "application/octet-stream"}
+        if 0 < length < self._descriptor.size:
+            headers["Content-Range"] = f"{self._place}-{self._place + length - 1}"
+        return headers
+
     def _understand(self, response: requests.Response, length: int, patience: Patience) -> None:
         status = response.status_code
-        if status in (405, 501):
+        if status in _UNSUPPORTED:
             self._manners.patches = False
             self.cancel()
         elif status == 413:
@@ -144,27 +275,30 @@ class Upload:
             self._manners.step = _STEP
             self.cancel()
         elif status in _LOST:
+            self._told = _bytes_held(response)
             raise Interrupted(Unreachable(f"{self._wire.host} lost {self._what}"))
         else:
             self._session = self._wire.location(response)
             self._place += length
+            self._note_down()
             patience.gained()
 
     def _close(self, tape: _Tape, patience: Patience) -> bool:
-        """Name the digest, after which the blob is there. Where PATCH is refused, the bytes go with it."""
+        """Name the digest, after which the blob is there. What is missing goes with it, where PATCH is no way."""
+        self._closing = True
         tape.finish()
         url = self._session or ""
         url += ("&" if "?" in url else "?") + f"digest={self._descriptor.digest}"
-        whole = not self._manners.patches and self._descriptor.size > 0
+        rest = self._descriptor.size - self._place
         response = self._wire.attempt(
             "PUT",
             url,
             scopes=self._scopes,
             what=self._what,
             accept=(200, 201, 204, 400, *_LOST),
-            headers={"Content-Type": "application/octet-stream"},
-            body=(lambda: _Body(tape, 0, self._descriptor.size, patience)) if whole else None,
-            timeout=_COMMIT,
+            headers=self._headers(rest),
+            body=(lambda: _Body(tape, self._place, rest, patience)) if rest else None,
+            timeout=(_CONNECT, _ANSWER + self._descriptor.size / _COMMIT_RATE),
             stream=True,
         )
         if response.status_code == 400:
@@ -172,49 +306,60 @@ class Upload:
         discard(response)
         if response.status_code in _LOST:
             raise Interrupted(Unreachable(f"{self._wire.host} lost {self._what}"))
-        self._session = None
         return True
 
     def _take_stock(self, patience: Patience) -> bool:
         """After a cut: what does the registry have? The blob, a part of it, or nothing."""
-        if self._manners.patches and self._session and self._place < self._descriptor.size:
-            self._ask_for_place(patience)
-            return False
-        if self._is_there():
-            self._session = None
+        if self._closing and self._is_there():
             return True
-        self.cancel()
+        if self._session is None:
+            return False
+        held, self._told = self._held(), self._told
+        held = held if held is not None else self._told
+        self._told = None
+        if held is None or held > self._descriptor.size:
+            self.cancel()
+            return False
+        if held > self._place:
+            patience.gained()
+        self._place = held
         return False
 
-    def _ask_for_place(self, patience: Patience) -> None:
+    def _held(self, timeout: tuple[float, float] | None = None) -> int | None:
+        """How many bytes the registry has of the session; None where it does not know it, or does not say."""
         response = self._wire.attempt(
             "GET",
             self._session or "",
             scopes=self._scopes,
             what=self._what,
             accept=(200, 202, 204, 400, 405, *_LOST),
+            timeout=timeout,
         )
-        held = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
-        if response.status_code != 204 or not held:
-            self.cancel()
-            return
-        # distribution says 0-0 of nothing as well as of one byte.
-        place = int(held[1]) + 1 if int(held[1]) else 0
-        if place > self._place:
-            patience.gained()
-        self._place = place
-        if "Location" in response.headers:
+        held = _bytes_held(response) if response.status_code == 204 else None
+        if held is not None and "Location" in response.headers:
             self._session = self._wire.location(response)
+        return held
 
     def _is_there(self) -> bool:
-        response = self._wire.attempt(
-            "HEAD",
-            f"{self._repository}/blobs/{self._descriptor.digest}",
-            scopes=self._scopes,
-            what=self._what,
-            accept=(200, 404),
-        )
-        return response.status_code == 200
+        return present(self._wire, self._repository, self._descriptor, self._scopes)
+
+
+def present(wire: Wire, repository: str, descriptor: Descriptor, scopes: Scopes) -> bool:
+    """Whether a repository has a blob, whole. One attempt; some registries want GET, of which nothing is read."""
+    path, what = f"{repository}/blobs/{descriptor.digest}", f"blob {descriptor.digest} of {repository}"
+    response = wire.attempt("HEAD", path, scopes=scopes, what=what, accept=(200, 404, 405, 501))
+    if response.status_code in (405, 501):
+        response = wire.attempt("GET", path, scopes=scopes, what=what, accept=(200, 404))
+    length = response.headers.get("Content-Length", str(descriptor.size))
+    return response.status_code == 200 and length == str(descriptor.size)
+
+
+def _bytes_held(response: requests.Response) -> int | None:
+    """What `Range` says of an upload. distribution says 0-0 of nothing as well as of one byte: it is taken for none."""
+    found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+    if not found:
+        return None
+    return int(found[1]) + 1 if int(found[1]) else 0
 
 
 class _Tape:
@@ -229,10 +374,15 @@ class _Tape:
         self._rest = memoryview(b"")
         self._place = 0
 
+    @property
+    def place(self) -> int:
+        """How far the blob was read."""
+        return self._place
+
     def read(self, place: int, length: int) -> Iterator[memoryview]:
         """`length` bytes from `place`. Raises `Corrupt` where the source ends before."""
         if self._chunks is None or place < self._place:
-            self._rewind()
+            self._rewind(place)
         self._skip(place)
         end = place + length
         while self._place < end:
@@ -252,11 +402,18 @@ class _Tape:
             close()
         self._chunks = None
 
-    def _rewind(self) -> None:
+    def load(self) -> None:
+        """Read all of it into memory, once. Raises `Corrupt` as its source does."""
+        whole = b"".join(self.read(0, self._size))
+        self.finish()
         self.close()
-        self._chunks = self._content()
+        self._content = lambda: iter((whole,))
+
+    def _rewind(self, place: int) -> None:
+        self.close()
+        self._chunks = from_place(self._content, place) if place else self._content()
         self._rest = memoryview(b"")
-        self._place = 0
+        self._place = place
 
     def _skip(self, place: int) -> None:
         while self._place < place:

@@ -6,6 +6,7 @@ Messages never hold URLs with queries, headers or bodies of ours: those carry se
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import ipaddress
 import threading
@@ -21,7 +22,8 @@ import urllib3
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
 from composer.events import Emit, Logged
 from composer.oci.credentials import DOCKER_HUB, Credentials
-from composer.oci.patience import Interrupted, Patience
+from composer.oci.gates import Gates
+from composer.oci.patience import LEAST_RATE, Interrupted, Patience
 from composer.oci.tokens import Keys, Scopes, spoken
 from composer.oci.trouble import diagnose
 
@@ -31,9 +33,19 @@ Body = bytes | Iterable[bytes | memoryview]
 HUB_HOST: Final = "registry-1.docker.io"
 _READ: Final = 1 << 18
 _SMALL: Final = 1 << 16
+_SOON: Final = 5.0
+"""Seconds for what is read only to be polite, or for its words."""
+
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_REPEATED: Final = frozenset({307, 308})
+"""The redirects that leave a request what it is, body and all."""
+
 _LARGEST_TOKEN: Final = 1 << 20
+
+
+DRIP: Final = 60.0
+"""Seconds after which a body is looked at for whether it only drips."""
 
 
 class _NotTls(Interrupted):
@@ -53,8 +65,10 @@ class Wire:
         insecure: frozenset[str],
         emit: Emit,
         patience: float,
+        gates: Gates,
     ) -> None:
         self.host = host
+        self.repository = repository
         self.authority = HUB_HOST if host in (DOCKER_HUB, f"index.{DOCKER_HUB}") else host
         self._session = session
         self._insecure = insecure
@@ -62,7 +76,7 @@ class Wire:
         self._seconds = patience
         self._scheme = "https"
         self._met: set[tuple[str, str | None, int]] = set()
-        self._shut: dict[str, tuple[float, Unreachable]] = {}
+        self._gates = gates
         self._closing = threading.Event()
         self._keys = Keys(host, lambda: credentials.find(host, repository), self._ask_for_token)
 
@@ -143,9 +157,13 @@ class Wire:
         return urlunsplit(stayed) if self._ours(urlunsplit(stayed)) else target
 
     def pieces(self, response: requests.Response) -> Iterator[bytes]:
-        """The body as it comes in, not waiting for a full buffer, so that nothing is lost when it breaks off."""
+        """The body as it comes in, not waiting for a full buffer, so that nothing is lost when it breaks off.
+
+        One that only drips is as good as dead: `Interrupted`.
+        """
+        flow = _Flow(urlsplit(response.url).netloc)
         try:
-            while piece := response.raw.read1(_READ, decode_content=False):
+            while piece := flow.timed(lambda: response.raw.read1(_READ, decode_content=False)):
                 yield piece
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._trouble(error, response.url) from error
@@ -170,8 +188,25 @@ class Wire:
         timeout: tuple[float, float] | None = None,
     ) -> requests.Response:
         """One request and its answer, whatever it is, unless it is one to come back for later."""
+        gate = self._gates.of(urlsplit(url).netloc)
+        gate.enter()
+        answered = False
+        try:
+            response = self._send(method, url, headers, body, timeout)
+            answered = True
+        finally:
+            gate.leave(answered=answered)
+        return response
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        timeout: tuple[float, float] | None,
+    ) -> requests.Response:
         place = urlsplit(url).netloc
-        self._stay_out(place)
         try:
             response = self._session.request(
                 method,
@@ -199,12 +234,12 @@ class Wire:
         body: Callable[[], Body] | None,
         timeout: tuple[float, float] | None,
     ) -> requests.Response:
-        """Go where a registry sends readers. Only the registry itself is told who we are."""
+        """Go where a registry sends us, uploads as well. Only the registry itself is told who we are."""
         for _ in range(6):
             ours = {"Authorization": authorization} if authorization and self._ours(url) else {}
             response = self._exchange(method, url, {**headers, **ours}, body() if body else None, timeout)
             moved = response.status_code in _REDIRECTS and "Location" in response.headers
-            if not moved or method not in ("GET", "HEAD"):
+            if not moved or (method not in ("GET", "HEAD") and response.status_code not in _REPEATED):
                 return response
             discard(response)
             url = self.location(response)
@@ -225,13 +260,6 @@ class Wire:
 
         return self.persist(ask)
 
-    def _stay_out(self, place: str) -> None:
-        """Keep out of a host that asked for a pause, whichever thread it asked."""
-        until, error = self._shut.get(place, (0.0, None))
-        left = until - time.monotonic()
-        if error and left > 0:
-            raise Interrupted(error, after=left)
-
     def _busy(self, response: requests.Response, place: str) -> Interrupted:
         discard(response)
         after = _retry_after(response.headers)
@@ -241,9 +269,12 @@ class Wire:
             f"{place} answers {response.status_code} {response.reason or ''}".rstrip() + asked,
             hint="try again later; many registries allow more to those who log in" if limited else None,
         )
-        if after:
-            self._shut[place] = (time.monotonic() + after, error)
-        return Interrupted(error, after=after)
+        if not (limited or after):
+            return Interrupted(error)
+        wait = self._gates.of(place).shut(error, after)
+        if wait >= 1:
+            self.note(f"waiting {wait:.0f} s for {place}, which answers {response.status_code}")
+        return Interrupted(error, after=wait, told=True)
 
     def _refusal(self, response: requests.Response, what: str, method: str) -> Exception:
         place, status = urlsplit(response.url).netloc, response.status_code
@@ -271,6 +302,28 @@ class Wire:
         place = urlsplit(url).netloc
         ours = url.startswith("https://") and place == self.authority
         return ours and (place in self._insecure or _is_loopback(place))
+
+
+class _Flow:
+    """How fast a body comes. Only waiting for it counts, not what is done with it."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._size = 0
+        self._seconds = 0.0
+
+    def timed(self, read: Callable[[], bytes]) -> bytes:
+        """Read a piece. Raises `Interrupted` where less came than a line that is alive brings."""
+        began = time.monotonic()
+        piece = read()
+        self._size += len(piece)
+        self._seconds += time.monotonic() - began
+        if self._seconds >= DRIP:
+            if self._size < LEAST_RATE * self._seconds:
+                said = f"{self._place} sent only {self._size} bytes in {self._seconds:.0f} s"
+                raise Interrupted(Unreachable(said, hint="the network or the registry stalls: try again"))
+            self._size, self._seconds = 0, 0.0
+        return piece
 
 
 def _origin(url: str) -> tuple[str, str | None, int]:
@@ -315,16 +368,25 @@ def discard(response: requests.Response) -> None:
     """Have done with an answer. What is short is read to its end, so that the connection can be used again."""
     left = response.raw.length_remaining
     if left is not None and left <= _SMALL:
-        response.raw.drain_conn()
+        _short(response)
     response.close()
 
 
 def detail(response: requests.Response) -> str:
     """The registry's own words in an answer that is an error."""
     try:
-        body: bytes = response.raw.read(_SMALL, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError):
-        return ""
+        return spoken(_short(response))
     finally:
         response.close()
-    return spoken(body)
+
+
+def _short(response: requests.Response) -> bytes:
+    """The first bytes of an answer, as far as they come soon and without trouble."""
+    body, until = bytearray(), time.monotonic() + _SOON
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        while len(body) < _SMALL and time.monotonic() < until:
+            piece = response.raw.read1(_SMALL, decode_content=False)
+            if not piece:
+                break
+            body += piece
+    return bytes(body)

@@ -6,15 +6,17 @@ Only wheels are taken. Each is verified by its digest and kept in the cache, bes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from composer.events import Emit, StageFinished, StageStarted, Warned
 from composer.files import LocalFile
 from composer.inventory import Inventory
+from composer.lockfile import Ledger
+from composer.network.routes import Routes
 from composer.oci.image import Platform
 from composer.oci.layout import LayoutStore, room
 from composer.recipe import Recipe
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from composer.wheels.resolver import Pick
 
 __all__ = [
-    "SHELF", "Requirements", "Shelf", "Sources", "Target", "Wanted", "Wheel", "Wheels", "find_sources", "find_target",
-    "read_requirements", "survey_wheels",
+    "SHELF", "Requirements", "Shelf", "Sources", "Target", "Wanted", "Wheel", "Wheels", "fetch_wheels", "find_sources",
+    "find_target", "read_requirements", "survey_wheels",
 ]  # fmt: skip
 
 SHELF: Final = "wheels"
@@ -65,15 +67,14 @@ class Wheels:
 class Shelf:
     """Where wheels are kept and how they get there.
 
-    `environ` tells how this machine's pip is set up. `insecure` hosts and the `ca_bundle` are what the command line
-    adds to the recipe's.
+    `environ` tells how this machine's pip is set up, `routes` how other hosts are reached.
     """
 
     cache: LayoutStore
     environ: Mapping[str, str]
-    insecure: Collection[str]
-    ca_bundle: Path | None
+    routes: Routes
     emit: Emit
+    ledger: Ledger = field(default_factory=Ledger)
 
     @property
     def path(self) -> Path:
@@ -108,19 +109,38 @@ def survey_wheels(
     from composer.wheels.resolver import resolve
 
     wanted = read_requirements(recipe)
-    sources = find_sources(recipe, shelf.environ, insecure=shelf.insecure, ca_bundle=shelf.ca_bundle)
+    sources = find_sources(recipe, shelf.environ, shelf.routes)
     target = find_target(
         platform, inventory, python=python, ubuntu=ubuntu, where=recipe.where("packages", "pip", key=True)
     )
     if inventory is None:
         shelf.emit(_UNSEEN)
     shelf.emit(StageStarted(stage="packages", detail=str(target)))
-    picks = resolve(recipe, Question(requirements=wanted, target=target, sources=sources), shelf.path)
-    session = network.session(ca_bundle=sources.bundle)
+    question = Question(requirements=wanted, target=target, sources=sources)
+    picks = resolve(recipe, question, shelf.path, shelf.ledger)
+    session = network.session(sources.routes)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda pick: _one(pick, target, sources, session, shelf), picks))
     shelf.emit(StageFinished(stage="packages", detail=_told(picks)))
     return Wheels(wheels=tuple(wheel for wheel, _ in found), files=_merged(found, shelf.emit))
+
+
+def fetch_wheels(recipe: Recipe, target: Target, shelf: Shelf) -> tuple[Path, ...]:
+    """The wheels that `packages.pip` comes to for a target that has no packages yet, as files on the shelf, by name.
+
+    Raises as `survey_wheels`.
+    """
+    from composer import network
+    from composer.wheels.asking import Question
+    from composer.wheels.download import fetch
+    from composer.wheels.resolver import resolve
+
+    sources = find_sources(recipe, shelf.environ, shelf.routes)
+    question = Question(requirements=read_requirements(recipe), target=target, sources=sources)
+    picks = resolve(recipe, question, shelf.path, shelf.ledger)
+    session = network.session(sources.routes)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return tuple(pool.map(lambda pick: fetch(pick, sources, session, shelf.path, shelf.emit), picks))
 
 
 def _one(

@@ -9,15 +9,17 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from composer.errors import NotFound
+from composer.errors import NotFound, Unreachable
+from composer.network.door import Door, needed
 from composer.oci.layout import room
 from composer.wheels.requirements import Requirements
 from composer.wheels.sources import PYPI, Sources
@@ -25,6 +27,8 @@ from composer.wheels.target import Target
 
 _PLATFORMS: Final = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 """The minor versions of glibc 2 that uv knows platforms for."""
+
+EMPTY: Final[Mapping[str, Unreachable]] = MappingProxyType({})
 
 _UNKNOWN_EXTRA: Final = re.compile(r"The package `([^`=]+)[^`]*` does not have an extra named")
 
@@ -39,11 +43,12 @@ class Question:
 
 
 class Unanswered(Exception):
-    """There is no answer. `told` are uv's own words."""
+    """There is no answer. `told` are uv's own words; `unreached` are the hosts that it was not let to, and why."""
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, told: str, unreached: Mapping[str, Unreachable] = EMPTY) -> None:
         super().__init__(told)
         self.told = told
+        self.unreached = unreached
 
 
 def ask(question: Question, folder: Path) -> str:
@@ -52,13 +57,13 @@ def ask(question: Question, folder: Path) -> str:
     # A package of the image whose extras are asked for is looked up after all: only its metadata knows what they are.
     looked_up = {one.name for one in question.requirements.wanted if re.match(r"[^@;]*\[", one.text)}
     while True:
-        done = _run(question, folder, {name: present[name] for name in present if name not in looked_up})
+        done, unreached = _run(question, folder, {name: present[name] for name in present if name not in looked_up})
         more = {canonicalize_name(name) for name in _UNKNOWN_EXTRA.findall(done.stderr)} & set(present) - looked_up
         if not more:
             break
         looked_up |= more
     if done.returncode:
-        raise Unanswered(done.stderr)
+        raise Unanswered(done.stderr, unreached)
     return done.stdout
 
 
@@ -71,13 +76,18 @@ def _versions(target: Target) -> Mapping[str, Version]:
     return found
 
 
-def _run(question: Question, folder: Path, present: Mapping[str, Version]) -> subprocess.CompletedProcess[str]:
-    with room(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
+def _run(
+    question: Question, folder: Path, present: Mapping[str, Version]
+) -> tuple[subprocess.CompletedProcess[str], Mapping[str, Unreachable]]:
+    routes = question.sources.routes
+    with room(folder), tempfile.TemporaryDirectory(dir=folder) as scratch, ExitStack() as stack:
         place = Path(scratch)
+        door = stack.enter_context(Door(routes)) if needed(routes) else None
         _write_inputs(question, place, present)
         command = [_uv(), *_options(question.target, question.sources, place), str(place / "in")]
-        environment = _environment(question.sources, place)
-        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        environment = {**_environment(question.sources, place), **(door.environment if door else {})}
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        return done, dict(door.failures) if door else {}
 
 
 def _write_inputs(question: Question, place: Path, present: Mapping[str, Version]) -> None:
@@ -125,7 +135,7 @@ def _options(target: Target, sources: Sources, place: Path) -> Iterator[str]:
         yield "--no-index"
     if len(sources.indexes) > 1:
         yield "--index-strategy=unsafe-best-match"  # as pip has it. With one index it would only hide why that fails.
-    for host in sorted(sources.insecure):
+    for host in sorted(sources.routes.insecure):
         yield f"--allow-insecure-host={host}"
 
 
@@ -138,7 +148,6 @@ def _environment(sources: Sources, place: Path) -> Mapping[str, str]:
         if not name.startswith(ours) and not name.lower().endswith("_proxy")
     }
     kept |= {"SSL_CERT_FILE": str(place / "authorities.pem"), "UV_HTTP_TIMEOUT": str(sources.timeout)}
-    kept |= {spelt: value for name, value in sources.environment.items() for spelt in (name, name.upper())}
     if sources.indexes:
         kept |= {"UV_INDEX": " ".join(sources.indexes[1:])}
         kept |= {"UV_DEFAULT_INDEX": sources.indexes[0]} if sources.indexes[0] != PYPI else {}

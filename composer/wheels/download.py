@@ -100,7 +100,6 @@ def _opened(url: str, sources: Sources, session: requests.Session) -> requests.R
         without_login(url),
         stream=True,
         auth=sources.login(url),
-        proxies=dict(sources.proxies(url)),  # type: ignore[arg-type]  # None: no proxy
         verify=not sources.trusts(url),
     )
 

@@ -30,11 +30,13 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from composer.errors import Problem, RecipeError
+from composer.lockfile import Ledger, WheelPin
 from composer.oci.layout import room
 from composer.recipe import Recipe
 from composer.wheels.asking import Question, Unanswered, ask
 from composer.wheels.failing import failure
 from composer.wheels.requirements import Requirements
+from composer.wheels.sources import without_login
 from composer.wheels.target import Target
 
 
@@ -49,8 +51,48 @@ class Pick:
     sha256: str
 
 
-def resolve(recipe: Recipe, question: Question, shelf: Path) -> tuple[Pick, ...]:
-    """The wheels to bring, by name; what the image has is not among them.
+def resolve(recipe: Recipe, question: Question, shelf: Path, ledger: Ledger) -> tuple[Pick, ...]:
+    """The wheels to bring, by name; what the image has is not among them. What the ledger knows is not asked again.
+
+    Raises `RecipeError` for what cannot be met, `Unreachable`, `Denied`.
+    """
+    called = _called(question)
+    if (pins := ledger.wheels(called)) is not None:
+        return tuple(_from_pin(pin, recipe.base) for pin in pins)
+    picks = _resolved(recipe, question, shelf)
+    ledger.note_wheels(called, [_pin(pick, recipe.base) for pick in picks])
+    return picks
+
+
+def _called(question: Question) -> str:
+    """What a question is called in a lock: for which Python and platform it is, and all else that is asked.
+
+    Where packages come from is no part of it: a lock is used behind other networks.
+    """
+    return f"{question.target}: sha256:{hashlib.sha256(json.dumps(_asked(question)).encode()).hexdigest()}"
+
+
+def _pin(pick: Pick, base: Path) -> WheelPin:
+    """A wheel of this machine is named from the recipe's folder, if it lies there."""
+    location = pick.location
+    if "://" not in location and Path(location).is_relative_to(base.absolute()):
+        location = str(Path(location).relative_to(base.absolute()))
+    return WheelPin(
+        name=pick.name,
+        version=pick.version,
+        filename=pick.filename,
+        location=without_login(location),
+        sha256=pick.sha256,
+    )
+
+
+def _from_pin(pin: WheelPin, base: Path) -> Pick:
+    location = pin.location if "://" in pin.location else str(base.absolute() / pin.location)
+    return Pick(name=pin.name, version=pin.version, filename=pin.filename, location=location, sha256=pin.sha256)
+
+
+def _resolved(recipe: Recipe, question: Question, shelf: Path) -> tuple[Pick, ...]:
+    """The wheels, as uv finds them.
 
     What cannot come out otherwise another time, as every version is pinned, is kept on the shelf, and no index asked.
     Raises `RecipeError` for what cannot be met, `Unreachable`, `Denied`.
@@ -70,10 +112,17 @@ def resolve(recipe: Recipe, question: Question, shelf: Path) -> tuple[Pick, ...]
 
 def _written_out(question: Question) -> str:
     """All that an answer depends on but the state of the indexes. Logins are no part of it."""
-    wanted = [[one.text, sorted(one.hashes), _digest(one.file)] for one in question.requirements.wanted]
+    files = [str(one.file) for one in question.requirements.wanted if one.file]
+    return json.dumps([*_asked(question), files, question.sources.public, version("uv")])
+
+
+def _asked(question: Question) -> list[Any]:
+    # A wheel of this machine is known by its bytes: the folder that it lies in may be another one elsewhere.
+    asked = [(one.name if one.file else one.text, one) for one in question.requirements.wanted]
+    wanted = [[text, sorted(one.hashes), _digest(one.file)] for text, one in asked]
     limits = [[one.text, sorted(one.hashes)] for one in question.requirements.constraints]
     installed = sorted(question.target.installed.items())
-    return json.dumps([wanted, limits, str(question.target), installed, question.sources.public, version("uv")])
+    return [wanted, limits, str(question.target), installed]
 
 
 def _digest(path: Path | None) -> str:

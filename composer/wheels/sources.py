@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import configparser
 import os
-import ssl
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import certifi
-from requests.utils import get_netrc_auth, should_bypass_proxies
+from requests.utils import get_netrc_auth
 
 from composer.errors import NotFound, Problem, RecipeError
+from composer.network.proxies import from_environment
+from composer.network.routes import Routes
+from composer.network.trust import Trust
 from composer.recipe import Recipe
 
 PYPI: Final = ""
@@ -31,7 +32,6 @@ PYPI: Final = ""
 _KEYS: Final = (
     "index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert", "timeout",
 )  # fmt: skip
-_PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -39,16 +39,13 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 class Sources:
     """Where packages come from. The first of `indexes` is the default one; without any only `find_links` are looked at.
 
-    `insecure` are hosts, with or without port, that need no TLS or no known certificate. `environment` is what the
-    way there takes from the environment: proxies by their usual names. `bundle` is a PEM file, trusted besides the
-    system's own; `timeout` is in seconds.
+    `routes` are the way there: with what pip's settings say of proxies, certificates and hosts to be trusted, where
+    nothing else says so. `timeout` is in seconds.
     """
 
     indexes: tuple[str, ...]
     find_links: tuple[str, ...]
-    insecure: frozenset[str]
-    environment: Mapping[str, str]
-    bundle: Path | None
+    routes: Routes
     timeout: int
 
     @property
@@ -64,25 +61,14 @@ class Sources:
                 return unquote(parts.username), unquote(parts.password or "")
         return get_netrc_auth(url)
 
-    def proxies(self, url: str) -> Mapping[str, str | None]:
-        """The proxy for a URL, by scheme, as requests wants it."""
-        scheme = urlsplit(url).scheme
-        if should_bypass_proxies(url, no_proxy=self.environment.get("no_proxy", "")):
-            return {scheme: None}
-        return {scheme: self.environment.get(f"{scheme}_proxy") or self.environment.get("all_proxy")}
-
     def trusts(self, url: str) -> bool:
         """Whether its host may be spoken to without TLS, or with a certificate that nobody knows."""
-        return _is_among(urlsplit(url), self.insecure)
+        return _is_among(urlsplit(url), self.routes.insecure)
 
     def authorities(self) -> str:
-        """All certificates that are trusted, as PEM. Raises `NotFound` where the bundle cannot be read."""
-        system = ssl.get_default_verify_paths().cafile
-        files = [Path(certifi.where()), *([Path(system)] if system else []), *([self.bundle] if self.bundle else [])]
-        try:
-            return "\n".join(file.read_text("utf-8") for file in files)
-        except (OSError, ValueError) as error:
-            raise NotFound(f"the certificates cannot be read: {error}", hint=f"ls -l {self.bundle}") from error
+        """All certificates that are trusted, as PEM: the indexes' own too. Raises `NotFound` for an unreadable file."""
+        trust = Trust(self.routes.ca_bundle, self.routes.certs)
+        return trust.pem(url for url in self.indexes if url != PYPI)
 
 
 def without_login(url: str) -> str:
@@ -93,25 +79,25 @@ def without_login(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def find_sources(
-    recipe: Recipe, environ: Mapping[str, str], *, insecure: Collection[str], ca_bundle: Path | None
-) -> Sources:
-    """What recipe, environment and pip's files say. `insecure` and `ca_bundle` are what the command line adds.
+def find_sources(recipe: Recipe, environ: Mapping[str, str], routes: Routes) -> Sources:
+    """What recipe, environment and pip's files say; `routes` are what is said of the network besides.
 
     Raises `RecipeError` for an index without TLS that nobody said may be trusted.
     """
     said = recipe.network
     settings = _pip_settings(environ)
-    bundle = ca_bundle or (recipe.base / said.ca_bundle if said.ca_bundle else _path(settings.get("cert")))
     found = Sources(
         indexes=(said.pip_index,) if said.pip_index else _indexes(settings),
         find_links=() if said.pip_index else tuple(settings.get("find-links", "").split()),
-        insecure=frozenset((*insecure, *said.insecure, *settings.get("trusted-host", "").split())),
-        environment=_proxies(recipe, settings, environ),
-        bundle=bundle,
+        routes=replace(
+            routes,
+            insecure=routes.insecure | frozenset(settings.get("trusted-host", "").split()),
+            ca_bundle=routes.ca_bundle or _path(settings.get("cert")),
+            proxies=_proxies(settings, environ) if routes.proxies is None else routes.proxies,
+        ),
         timeout=_seconds(settings.get("timeout")),
     )
-    problems = [_untrusted(recipe, url) for url in found.indexes if not _is_safe(urlsplit(url), found.insecure)]
+    problems = [_untrusted(recipe, url) for url in found.indexes if not _is_safe(urlsplit(url), found.routes.insecure)]
     if problems:
         raise RecipeError(problems)
     return found
@@ -141,16 +127,10 @@ def _untrusted(recipe: Recipe, url: str) -> Problem:
     )
 
 
-def _proxies(recipe: Recipe, settings: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Proxies by their names in lower case: the recipe's, else pip's, else the environment's."""
-    said = recipe.network.proxy
-    if said.http or said.https or said.no_proxy:
-        pairs = {"http_proxy": said.http, "https_proxy": said.https, "no_proxy": ",".join(said.no_proxy)}
-        return {name: value for name, value in pairs.items() if value}
-    found = {name: environ.get(name) or environ.get(name.upper()) for name in _PROXIES}
-    if proxy := settings.get("proxy"):
-        found |= {"http_proxy": proxy, "https_proxy": proxy}
-    return {name: value for name, value in found.items() if value}
+def _proxies(settings: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Proxies by their names in lower case: pip's, else the environment's."""
+    proxy = settings.get("proxy")
+    return {**from_environment(environ), **({"http_proxy": proxy, "https_proxy": proxy} if proxy else {})}
 
 
 # -- pip's own settings -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from composer import network
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
 from composer.events import Event, Logged
+from composer.network.routes import Routes
 from composer.oci.copy import copy
 from composer.oci.image import OCI_LAYER, Descriptor
 from composer.oci.store import verified
@@ -292,4 +293,4 @@ def test_a_bundle_of_certificates_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
     for name in ("ca.pem", "missing.pem"):
         with pytest.raises(NotFound, match="no certificates could be read"):
-            network.session(ca_bundle=tmp_path / name)
+            network.session(Routes(ca_bundle=tmp_path / name))

@@ -85,7 +85,7 @@ def test_a_proxy_is_taken_from_the_environment(
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(Unreachable, match=r"proxy on the way to registry\.test"):
+    with pytest.raises(Unreachable, match=r"proxy http://127\.0\.0\.1:9 on the way to registry\.test"):
         store_at("registry.test/a/b", patience=1).resolve("1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(NotFound):

@@ -26,15 +26,16 @@ MODEL = random.Random(9).randbytes(24 << 20)
 
 
 def way(folder: Path, *, emit: Callable[[Event], None] = lambda event: None, **also: object) -> Way:
-    bundle = also.pop("ca_bundle", None)
+    routes = network.Routes(ca_bundle=also.pop("ca_bundle", None), mirrors=also.pop("mirrors", {}))  # type: ignore[arg-type]
     access = Access(
-        session=lru_cache(lambda: network.session(ca_bundle=bundle)),  # type: ignore[arg-type]
+        session=lru_cache(lambda: network.session(routes)),
         credentials=also.pop("credentials", Credentials(files=())),  # type: ignore[arg-type]
         insecure=frozenset(),
         scratch=folder / "ingest",
         emit=emit,
+        mirrors=routes.places,
     )
-    return Way(access=access, base=folder, **also)  # type: ignore[arg-type]
+    return Way(access=access, base=folder, routes=routes, **also)  # type: ignore[arg-type]
 
 
 def contents(found: Fetched) -> dict[str, bytes]:

@@ -281,7 +281,7 @@ def test_a_host_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 def test_a_registry_without_tls_is_not_spoken_to_by_name(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only loopback hosts and those listed as insecure may do without TLS."""
     real = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest: real("127.0.0.1", *rest))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **how: real("127.0.0.1", *rest, **how))
     store = store_at(f"registry.test:{registry.port}/a/b")
     with pytest.raises(Unreachable, match="does not speak TLS") as caught:
         store.resolve("1")

@@ -6,11 +6,13 @@ import base64
 import http.client
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -21,19 +23,27 @@ class Forward:
     address: str
     port: int
     login: str | None
+    scheme: str = "http"
     passed: list[str] = field(default_factory=list)
     refused: int = 0
 
     @property
     def url(self) -> str:
-        return f"http://{self.login + '@' if self.login else ''}{self.address}:{self.port}"
+        return f"{self.scheme}://{self.login + '@' if self.login else ''}{self.address}:{self.port}"
 
 
 @contextmanager
 def forward_proxy(
-    names: Mapping[str, tuple[str, int]], *, address: str = "127.0.0.1", login: str | None = None
+    names: Mapping[str, tuple[str, int]],
+    *,
+    address: str = "127.0.0.1",
+    login: str | None = None,
+    certificate: Path | None = None,
 ) -> Iterator[Forward]:
-    """Pass on what is for hosts among `names`, to their addresses. `login` is `user:password`, as a client sends it."""
+    """Pass on what is for hosts among `names`, to their addresses. `login` is `user:password`, as a client sends it.
+
+    `certificate` is a PEM file with its key beside it (`.key`): then it is itself spoken to with TLS.
+    """
     expected = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,8 +96,13 @@ def forward_proxy(
             pass
 
     server = ThreadingHTTPServer((address, 0), Handler)
-    proxy = Forward(address=address, port=server.server_port, login=login)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    proxy = Forward(address=address, port=server.server_port, login=login, scheme="https" if certificate else "http")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield proxy
     finally:
@@ -100,7 +115,8 @@ def _join(one: socket.socket, other: socket.socket) -> None:
     peers = {one: other, other: one}
     with suppress(OSError):
         while True:
-            for ready in select.select(list(peers), [], [], 20)[0] or [None]:
+            pending = [one for one in peers if isinstance(one, ssl.SSLSocket) and one.pending()]
+            for ready in pending or select.select(list(peers), [], [], 20)[0] or [None]:
                 data = ready.recv(1 << 16) if ready else b""
                 if not data:
                     return

@@ -72,6 +72,7 @@ def _handler(registry: Keeping) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             registry.requests.append(("POST", self.path))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             name = str(len(registry.requests))
             registry.sessions[name] = bytearray()
             headers = {"Location": f"/upload/{name}?state=a%2Fb"}

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -52,9 +54,10 @@ class Rule:
 
 @dataclass(slots=True, kw_only=True)
 class Cut(Rule):
-    """Close both connections after `at` bytes of the answer's body."""
+    """Close both connections after `at` bytes of the answer's body; with `reset` nothing in flight arrives."""
 
     at: int
+    reset: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class CutUpload(Rule):
     method: str = "PATCH"
     path: str = "/blobs/uploads/"
     at: int
+    reset: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,7 +115,44 @@ class Lose(Rule):
     """Pass the request on, and cut the client's connection instead of giving it the answer."""
 
 
-Rules = Cut | CutUpload | Stall | Flip | Answer | IgnoreRange | Redirect | Lose
+@dataclass(slots=True, kw_only=True)
+class Hold(Rule):
+    """Pass the request on, and say nothing at all, for as long as the client waits."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Short(Rule):
+    """End the answer after `at` bytes as if that were all: its Content-Length says so too."""
+
+    at: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Swap(Rule):
+    """Ask the registry for `instead`, and answer with that."""
+
+    instead: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Slow(Rule):
+    """Give the answer's body at `rate` bytes a second, from byte `at` on in pieces of `piece` bytes."""
+
+    rate: float
+    at: int = 0
+    piece: int = PIECE
+
+
+@dataclass(slots=True, kw_only=True)
+class StallUpload(Rule):
+    """Take no more after `at` bytes of the request's body, for as long as the client waits; the registry has those."""
+
+    method: str = "PATCH"
+    path: str = "/blobs/uploads/"
+    at: int
+
+
+Rules = Cut | CutUpload | Stall | StallUpload | Flip | Answer | IgnoreRange | Redirect | Lose | Hold | Short | Swap | Slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +213,8 @@ class Proxy:
             except OSError:
                 return
             self.connections += 1
+            # What waits here when a connection is reset was counted, and never arrives.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
             with self._lock:
                 self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -246,17 +289,26 @@ class Proxy:
         headers: dict[str, str],
         body: _Incoming,
     ) -> bool:
-        upstream.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        asked = rule.instead if isinstance(rule, Swap) else path
+        upstream.putrequest(method, asked, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             if name.lower() not in _HOP:
                 upstream.putheader(name, value)
         upstream.endheaders()
-        for piece in body.pieces(rule.at if isinstance(rule, CutUpload) else None):
+        for piece in body.pieces(rule.at if isinstance(rule, CutUpload | StallUpload) else None):
             upstream.send(piece)
+        if isinstance(rule, StallUpload):
+            self._wait_for_gone(client)
+            return False
         if isinstance(rule, CutUpload):
+            _forget(client, reset=rule.reset)
             return False
         with closing(upstream.getresponse()) as response:
             if isinstance(rule, Lose):
+                return False
+            if isinstance(rule, Hold):
+                response.read()
+                self._wait_for_end(client)
                 return False
             return self._return(client, response, rule, method)
 
@@ -265,9 +317,15 @@ class Proxy:
     ) -> bool:
         bodyless = method == "HEAD" or response.status in (204, 304)
         headers = [(name, value) for name, value in response.getheaders() if name.lower() not in _HOP]
+        whole = int(response.getheader("Content-Length", 0))
+        if short := isinstance(rule, Short) and not bodyless and rule.at < whole:
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            headers.append(("Content-Length", str(rule.at)))
         known = response.getheader("Content-Length") is not None or bodyless
         if not known:
             headers.append(("Connection", "close"))
+        if isinstance(rule, Drip):
+            return self._drip(client, _head(response.status, headers), rule.pause)
         client.sendall(_head(response.status, headers))
         sent = 0
         while not bodyless and (piece := response.read(PIECE)):
@@ -275,19 +333,46 @@ class Proxy:
                 changed = bytearray(piece)
                 changed[rule.at - sent] ^= 1
                 piece = bytes(changed)
+            if short and sent + len(piece) > rule.at:
+                self._give(client, piece[: rule.at - sent])
+                return False
             if isinstance(rule, Cut | Stall) and sent + len(piece) > rule.at:
                 self._give(client, piece[: rule.at - sent])
                 if isinstance(rule, Stall):
                     self._wait_for_end(client)
+                elif rule.reset:
+                    _forget(client, reset=True)
                 return False
-            self._give(client, piece)
+            self._give_slowly(client, piece, rule, sent) if isinstance(rule, Slow) else self._give(client, piece)
             sent += len(piece)
         return known
+
+    def _drip(self, client: socket.socket, head: bytes, pause: float) -> bool:
+        for place in range(len(head)):
+            client.sendall(head[place : place + 1])
+            if self._ended.wait(pause):
+                break
+        return False
+
+    def _give_slowly(self, client: socket.socket, piece: bytes, rule: Slow, sent: int) -> None:
+        fast = max(min(rule.at - sent, len(piece)), 0)
+        self._give(client, piece[:fast])
+        for start in range(fast, len(piece), rule.piece):
+            self._give(client, piece[start : start + rule.piece])
+            if self._ended.wait(len(piece[start : start + rule.piece]) / rule.rate):
+                return
 
     def _give(self, client: socket.socket, piece: bytes) -> None:
         client.sendall(piece)
         with self._lock:
             self.bytes_to_client += len(piece)
+
+    def _wait_for_gone(self, client: socket.socket) -> None:
+        """Until the client is gone. What it has sent and nobody reads stands in the way of hearing that otherwise."""
+        gone = select.poll()
+        gone.register(client, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        while not self._ended.is_set() and not gone.poll(200):
+            pass
 
     def _wait_for_end(self, client: socket.socket) -> None:
         client.settimeout(0.2)
@@ -321,6 +406,12 @@ class _Incoming:
     def drain(self) -> None:
         for _ in self.pieces(None):
             pass
+
+
+def _forget(client: socket.socket, *, reset: bool) -> None:
+    """With `reset` the client hears so at once when its connection is closed, and loses what it has not read yet."""
+    if reset:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _head(status: int, headers: Sequence[tuple[str, str]]) -> bytes:

@@ -15,9 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
 from composer import network
 from composer.events import Emit, ignore
+from composer.network.routes import Routes
 from composer.oci.credentials import Credentials
+from composer.oci.journal import Journal
 from composer.oci.names import parse_reference
 from composer.oci.registry import RegistryStore
 
@@ -51,14 +55,21 @@ class Registry:
 
 @contextmanager
 def running_registry(
-    directory: Path, *, basic: bool = False, tls: bool = False, token: Path | None = None, realm: str = ""
+    directory: Path,
+    *,
+    basic: bool = False,
+    tls: bool = False,
+    name: str = "127.0.0.1",
+    token: Path | None = None,
+    realm: str = "",
 ) -> Iterator[Registry]:
     """Start a registry that keeps its things in `directory`; it is gone when the block ends.
 
-    `basic` asks for USERNAME and PASSWORD; `token` is the certificate of a token service, at the URL `realm`.
+    `basic` asks for USERNAME and PASSWORD; with `tls` it proves to be `name`; `token` is the certificate of a token
+    service, at the URL `realm`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    certificate = make_certificate(directory, "127.0.0.1") if tls else None
+    certificate = make_certificate(directory, name) if tls else None
     registry = Registry(
         port=free_port(), storage=directory / "storage", log=directory / "registry.log", certificate=certificate
     )
@@ -84,15 +95,20 @@ def store_at(
     emit: Emit = ignore,
     stall: float = 30.0,
     patience: float = 20.0,
+    journal: Path | None = None,
+    mount_from: tuple[str, ...] = (),
+    session: requests.Session | None = None,
 ) -> RegistryStore:
     """A store as tricompose makes it, for `host/repository`; anonymous unless told otherwise."""
     return RegistryStore(
         parse_reference(f"docker://{place}"),
-        session=network.session(ca_bundle=ca_bundle, stall=stall),
+        session=session or network.session(Routes(ca_bundle=ca_bundle), stall=stall),
         credentials=credentials or Credentials(files=()),
         insecure=insecure,
         emit=emit,
         patience=patience,
+        journal=Journal(journal) if journal else None,
+        mount_from=mount_from,
     )
 
 

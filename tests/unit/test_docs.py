@@ -186,7 +186,8 @@ SAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 IN_NETWORK: Final[Mapping[str, str]] = {
     "mirrors": "{nvcr.io: [harbor.example.com]}",
-    "hosts": "{nvcr.io: 10.0.0.1}",
+    "blocked": "[nvcr.io]",
+    "hosts": "{nvcr.io: [10.0.0.1, 10.0.0.2]}",
     "dns": "[10.0.0.1]",
     "apt_mirror": "http://a.example.com",
     "apt_key": "./key.asc",
@@ -194,6 +195,7 @@ IN_NETWORK: Final[Mapping[str, str]] = {
     "pip_index": "http://a.example.com",
     "proxy": "{https: 'http://a.example.com'}",
     "ca_bundle": "./ca.pem",
+    "certs_d": "./certs.d",
     "insecure": "['127.0.0.1:5000']",
     "credentials": "{nvcr.io: {password: TOKEN}}",
 }
@@ -244,15 +246,12 @@ ELSEWHERE: Final = (
     "validate.checks[].expect.responses.outputs",
 )
 """Keys with a table of their own, on another page; and those whose parts are told already."""
-IN_DOCKER: Final = ("hosts", "dns", "apt_mirror", "apt_key", "cuda_mirror", "pip_index", "proxy")
-"""What only Docker builds go by."""
-PARTLY: Final = tuple(f"network.{key}" for key in IN_DOCKER)
 
 
 @cache
 def left_out() -> frozenset[str]:
     """What is not built, as keys; and what only goes with it, or has but one value."""
-    return frozenset(what.partition(":")[0] for what in unbuilt() if what not in PARTLY)
+    return frozenset(what.partition(":")[0] for what in unbuilt())
 
 
 def hidden(key: str) -> bool:
@@ -397,6 +396,8 @@ def parse(words: list[str], *, whole: bool) -> None:
 def place_for_commands(folder: Path) -> None:
     (folder / "model_repository").mkdir()
     (folder / "corp-ca.pem").touch()
+    (folder / "mirror-rules").mkdir()
+    (folder / "mirror-rules" / "network.yaml").touch()
 
 
 @pytest.mark.parametrize("page", PLAIN, ids=name_of)

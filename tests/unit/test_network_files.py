@@ -283,7 +283,7 @@ def test_a_key_is_brought_in_the_form_that_every_apt_reads(tmp_path: Path, armor
         ("{pip_index: http://mirror:8080/simple}", "plain HTTP"),
         ("{pip_index: http://mirror:8080/simple, insecure: ['mirror:80']}", "plain HTTP"),
         ("{dns: [ns.example.com]}", "not an address"),
-        ("{dns: ['10.0.0.1:53']}", "not an address"),
+        ("{dns: ['10.0.0.1:53']}", "can have no port"),
         ("{hosts: {a: b}}", "not an address"),
     ],
 )

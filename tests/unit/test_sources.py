@@ -74,15 +74,16 @@ class Kitchen:
         self.events: list[Event] = []
 
     def way(self, **also: Any) -> Way:
-        proxies, bundle = also.get("proxies"), also.get("ca_bundle")
+        named = {name: also.pop(name) for name in ("mirrors", "proxies", "ca_bundle") if name in also}
+        routes = network.Routes(**named)
         access = Access(
-            session=lru_cache(lambda: network.session(ca_bundle=bundle, stall=5, proxies=proxies)),
+            session=lru_cache(lambda: network.session(routes, stall=5)),
             credentials=Credentials(files=()),
             insecure=also.pop("insecure", frozenset()),
             scratch=self.cache / "ingest",
             emit=self.events.append,
         )
-        return Way(access=access, base=self.base, **{"environ": {}, "patience": 1.0, **also})
+        return Way(access=access, base=self.base, routes=routes, **{"environ": {}, "patience": 1.0, **also})
 
     def fetch(self, source: str, sha256: str | None = None, **also: Any) -> Fetched:
         return fetch(source, sha256=sha256, into=self.into, way=self.way(**also))

@@ -21,11 +21,13 @@ from composer.errors import Corrupt, Denied, NotFound, Problem, RecipeError, Tri
 from composer.events import Event, Warned
 from composer.files import LocalFile
 from composer.inventory import Inventory
+from composer.network.proxies import address_for
 from composer.oci.image import Image, Platform, canonical_json, parse_image
 from composer.oci.layout import LayoutStore
 from composer.oci.tar import DIRECTORY, FILE, SYMLINK, Entry
 from composer.oci.tree import NeedsLower
 from composer.recipe import Recipe, parse_recipe
+from composer.routing import of_network
 from composer.wheels import Shelf, Target, Wheels, find_sources, find_target, survey_wheels
 from tests.images import picture
 from tests.services.web import Web, web
@@ -96,14 +98,13 @@ class Bench:
         network: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Wheels:
+        recipe = self.recipe(*pip, network=network)
         shelf = Shelf(
             cache=LayoutStore.ensure(self.folder / self.cache),
             environ=environ if environ is not None else {"PIP_CONFIG_FILE": os.devnull},
-            insecure=(),
-            ca_bundle=None,
+            routes=of_network(recipe.network, recipe.base),
             emit=self.events.append,
         )
-        recipe = self.recipe(*pip, network=network)
         return survey_wheels(recipe, platform, image, shelf, python=python, ubuntu="22.04")
 
     def brought(self, *pip: str, **how: object) -> dict[str, str]:
@@ -478,7 +479,7 @@ def test_the_cache_knows_of_them(bench: Bench) -> None:
 
 def indexes(bench: Bench, environ: Mapping[str, str], network: str = "") -> tuple[str, ...]:
     recipe = bench.recipe("lib", network=network)
-    return find_sources(recipe, environ, insecure=(), ca_bundle=None).public
+    return find_sources(recipe, environ, of_network(recipe.network, recipe.base)).public
 
 
 def test_pip_s_own_settings_hold(bench: Bench) -> None:
@@ -527,18 +528,19 @@ def test_an_index_without_tls_must_be_said_to_be_trusted(bench: Bench) -> None:
 
 
 def test_proxies(bench: Bench) -> None:
-    def proxies(network: str, url: str, **environ: str) -> object:
+    def proxy(network: str, url: str, **environ: str) -> str | None:
         recipe = bench.recipe("lib", network=network)
-        return find_sources(recipe, environ, insecure=(), ca_bundle=None).proxies(url)
+        sources = find_sources(recipe, environ, of_network(recipe.network, recipe.base))
+        return address_for(url, sources.routes.proxies)
 
     url = "https://index.test/x"
     quiet = {"PIP_CONFIG_FILE": os.devnull}
-    assert proxies("", url, **quiet, HTTPS_PROXY="http://p:1") == {"https": "http://p:1"}
-    assert proxies("", url, **quiet, https_proxy="http://p:1", NO_PROXY="index.test") == {"https": None}
-    assert proxies("", url, **quiet, https_proxy="http://p:1", PIP_PROXY="http://q:1") == {"https": "http://q:1"}
+    assert proxy("", url, **quiet, HTTPS_PROXY="http://p:1") == "http://p:1"
+    assert proxy("", url, **quiet, https_proxy="http://p:1", NO_PROXY="index.test") is None
+    assert proxy("", url, **quiet, https_proxy="http://p:1", PIP_PROXY="http://q:1") == "http://q:1"
     said = "proxy: {https: 'http://r:1', no_proxy: [inner.test]}"
-    assert proxies(said, url, **quiet, PIP_PROXY="http://q:1") == {"https": "http://r:1"}
-    assert proxies(said, "https://inner.test/x", **quiet, PIP_PROXY="http://q:1") == {"https": None}
+    assert proxy(said, url, **quiet, PIP_PROXY="http://q:1") == "http://r:1"
+    assert proxy(said, "https://inner.test/x", **quiet, PIP_PROXY="http://q:1") is None
 
 
 def test_find_links_do_without_an_index(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from composer.models.sources.remote import Here, Listing, Remote, require_safe
 from composer.models.sources.shelf import FetchedFile, Shelf, digest_of, tree_digest
 from composer.models.sources.way import Way, shown
 
-__all__ = ["SOURCES", "Fetched", "FetchedFile", "Pinned", "Shelf", "Way", "fetch", "scheme_of"]
+__all__ = ["ELSEWHERE", "SOURCES", "Fetched", "FetchedFile", "Pinned", "Shelf", "Way", "fetch", "scheme_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,11 @@ SOURCES: Final[Mapping[str, Look]] = {
 }
 """What knows each kind of source, by what stands before the first colon."""
 
+ELSEWHERE: Final = ("http", "https", "s3", "gs", "hf", "docker")
+"""Those that are not on this machine: a lock pins what they come to."""
+
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-_ELSEWHERE: Final = (NotFound, Denied, Unreachable)
+_NEXT: Final = (NotFound, Denied, Unreachable)
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -121,7 +124,7 @@ def _fetched(sources: tuple[str, ...], expected: str | None, shelf: Shelf, way: 
     for source in others:
         try:
             return _from(source, expected, shelf, way)
-        except _ELSEWHERE as error:
+        except _NEXT as error:
             way.emit(Warned(message=f"{error.message}: the next mirror is asked"))
     return _from(last, expected, shelf, way)
 
@@ -205,10 +208,12 @@ def _done(uri: str, files: tuple[FetchedFile, ...], digest: str, *, folder: bool
 
 
 def _mirrored(source: str, way: Way) -> tuple[str, ...]:
-    """Where a file of the web is asked for: at the mirrors of its host, in order, or where it says itself."""
-    parts = urlsplit(source) if scheme_of(source) in ("http", "https") else None
-    place = parts.netloc.rpartition("@")[2] if parts else ""
-    if parts is None or not (mirrors := way.mirrors.get(place) or way.mirrors.get(parts.hostname or "")):
+    """Where a file of the web is asked for: at the mirrors of its host, in order, then where it says itself."""
+    if scheme_of(source) not in ("http", "https"):
         return (source,)
-    query = f"?{parts.query}" if parts.query else ""
-    return tuple(f"{parts.scheme}://{mirror.strip('/')}{parts.path}{query}" for mirror in mirrors)
+    if found := way.routes.addresses(source):
+        return found
+    host = urlsplit(source).hostname
+    raise Unreachable(
+        f"{host} may not be asked, and has no mirror", hint=f"network: {{mirrors: {{{host}: [mirror.example.com]}}}}"
+    )

@@ -12,17 +12,16 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-
-import certifi
-from requests.utils import should_bypass_proxies
 
 from composer.errors import Denied, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Logged
 from composer.models.sources.remote import Listing, Remote, Stream
 from composer.models.sources.way import Way
 from composer.network import CONNECT, STALL
+from composer.network.door import Door, needed
+from composer.network.trust import Trust
+from composer.oci.layout import room
 from composer.oci.patience import Interrupted, Patience
 
 _BLOCK: Final = 8 << 20
@@ -31,14 +30,13 @@ _BLOCK: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One kind of bucket: the module that knows it, what installs that, and how to open it, with a login or without.
-
-    `versions` are the fields by which an object is another one.
+    """One kind of bucket: the module that knows it, what installs that, and how to open it, by a proxy or none, with a
+    login or as anybody. `versions` are the fields by which an object is another one.
     """
 
     module: str
     extra: str
-    open: Callable[[Any, Way, bool], Any]
+    open: Callable[[Any, Way, str | None, bool], Any]
     versions: tuple[str, ...]
     login: str
 
@@ -74,7 +72,11 @@ class _Bucket:
         self._scheme = scheme
         self._way = way
         self._module = _module(family)
-        self._files = family.open(self._module, way, False)
+        self._door = Door(way.routes) if needed(way.routes) else None
+        self._files = self._opened(anonymous=False)
+
+    def _opened(self, *, anonymous: bool) -> Any:  # noqa: ANN401
+        return self._family.open(self._module, self._way, self._door.url if self._door else None, anonymous)
 
     def asked(self, method: str, key: str, **options: object) -> Any:  # noqa: ANN401
         """What the file system says. Raises errors for the user."""
@@ -118,7 +120,7 @@ class _Bucket:
             if type(error).__name__ not in _NO_LOGIN:
                 raise self._meaning(error, key) from error
         # Nobody says who we are: what is public needs no name.
-        self._files = self._family.open(self._module, self._way, True)
+        self._files = self._opened(anonymous=True)
         try:
             return getattr(self._files, method)(key, **options)
         except Exception as error:
@@ -140,6 +142,8 @@ class _Bucket:
             return NotFound(f"there is no {name}", hint="is the name spelled right? Keys are case-sensitive")
         if isinstance(error, PermissionError) or _status(error) in (401, 403) or str(error).startswith("Forbidden"):
             return Denied(f"{self._place} does not give us {name}", hint=self._family.login)
+        if self._door and self._door.failures:
+            return Interrupted(next(iter(self._door.failures.values())))
         kind = type(error).__name__
         return Interrupted(
             Unreachable(f"{self._place} could not be asked for {name} ({kind})", hint=self._family.login)
@@ -167,28 +171,25 @@ def _module(family: Family) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _s3(module: Any, way: Way, anonymous: bool) -> Any:  # noqa: ANN401
+def _s3(module: Any, way: Way, proxy: str | None, anonymous: bool) -> Any:  # noqa: ANN401
     endpoint = way.setting("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    trust: bool | str = False if endpoint and way.trusts(endpoint) else _authorities(way)
-    proxies = {scheme: url for scheme in ("http", "https") if (url := _proxy(way, endpoint, scheme))}
+    trust: bool | str = False if endpoint and way.trusts(endpoint) else _authorities(way, endpoint)
     return module.S3FileSystem(
         anon=anonymous,
         client_kwargs={"verify": trust} | ({"endpoint_url": endpoint} if endpoint else {}),
         config_kwargs={"connect_timeout": CONNECT, "read_timeout": STALL, "retries": {"max_attempts": 1}}
-        | ({"proxies": proxies} if way.proxies is not None else {}),
+        | ({"proxies": {"http": proxy, "https": proxy}} if proxy else {}),
         skip_instance_cache=True,
         use_listings_cache=False,
     )
 
 
-def _gs(module: Any, way: Way, anonymous: bool) -> Any:  # noqa: ANN401
+def _gs(module: Any, way: Way, proxy: str | None, anonymous: bool) -> Any:  # noqa: ANN401
     # `gcsfs.core`, not `gcsfs`: what that exports asks each bucket for its layout over gRPC first, past our proxies.
     endpoint = way.setting("STORAGE_EMULATOR_HOST")
-    proxy = _proxy(way, endpoint or "https://storage.googleapis.com", "https")
-    ways = {"trust_env": True} if way.proxies is None else {"proxy": proxy}
     return module.GCSFileSystem(
         token="anon" if anonymous or endpoint else None,
-        session_kwargs={**ways, **_connector(way, endpoint)},
+        session_kwargs={"proxy": proxy, **_connector(way, endpoint)},
         requests_timeout=STALL,
         skip_instance_cache=True,
         use_listings_cache=False,
@@ -198,10 +199,11 @@ def _gs(module: Any, way: Way, anonymous: bool) -> Any:  # noqa: ANN401
 def _connector(way: Way, endpoint: str | None) -> Mapping[str, Any]:
     """What trusts the certificates of the recipe, where it has any: made on the loop that will use it."""
     blind = bool(endpoint and way.trusts(endpoint))
-    if way.ca_bundle is None and not blind:
+    authorities = _authorities(way, endpoint)
+    if authorities is True and not blind:
         return {}
     aiohttp, asyn = importlib.import_module("aiohttp"), importlib.import_module("fsspec.asyn")
-    trust = False if blind else ssl.create_default_context(cafile=str(_authorities(way)))
+    trust = False if blind else ssl.create_default_context(cafile=str(authorities))
 
     async def make() -> Any:  # noqa: ANN401
         return aiohttp.TCPConnector(ssl=trust)
@@ -209,25 +211,15 @@ def _connector(way: Way, endpoint: str | None) -> Mapping[str, Any]:
     return {"connector": asyn.sync(asyn.get_loop(), make)}
 
 
-def _proxy(way: Way, endpoint: str | None, scheme: str) -> str | None:
-    """The recipe's proxy on the way to an endpoint."""
-    if way.proxies is None or (endpoint and should_bypass_proxies(endpoint, no_proxy=way.proxies.get("no_proxy", ""))):
-        return None
-    return way.proxies.get(f"{scheme}_proxy")
-
-
-def _authorities(way: Way) -> bool | str:
-    """All certificates that are trusted, as a file where the recipe adds some: one file is all that botocore takes."""
-    if way.ca_bundle is None:
+def _authorities(way: Way, endpoint: str | None) -> bool | str:
+    """All certificates that are trusted, as a file where ours add some: one file is all that botocore takes."""
+    trust = Trust(way.routes.ca_bundle, way.routes.certs)
+    if not trust.adds(endpoint or ""):
         return True
-    system = ssl.get_default_verify_paths().cafile
-    files = [Path(certifi.where()), *([Path(system)] if system else []), way.ca_bundle]
     place = way.access.scratch / "authorities.pem"
-    try:
+    with room(way.access.scratch):
         way.access.scratch.mkdir(parents=True, exist_ok=True)
-        place.write_text("\n".join(file.read_text("utf-8") for file in files), "utf-8")
-    except (OSError, ValueError) as error:
-        raise NotFound(f"the certificates cannot be read: {error}", hint=f"ls -l {way.ca_bundle}") from error
+        place.write_text(trust.pem([endpoint or ""]), "utf-8")
     return str(place)
 
 

@@ -22,7 +22,6 @@ from composer.models.sources.remote import Listing, Remote
 from composer.models.sources.way import Way
 
 HUB: Final = "https://huggingface.co"
-_HOST: Final = "huggingface.co"
 _KINDS: Final = ("datasets", "spaces")
 _LEFT_OUT: Final = (".gitattributes",)
 """What belongs to git, and to no model."""
@@ -65,10 +64,13 @@ def _parse(source: str) -> _Name:
 
 
 def _endpoints(way: Way) -> list[str]:
-    """What is asked: HF_ENDPOINT, else the recipe's mirrors of the Hub, else the Hub."""
+    """What is asked: HF_ENDPOINT, else the recipe's mirrors of the Hub, then the Hub itself unless it is blocked."""
     if named := way.setting("HF_ENDPOINT"):
         return [named.rstrip("/")]
-    return [f"https://{mirror.strip('/')}" for mirror in way.mirrors.get(_HOST, ())] or [HUB]
+    if found := way.routes.addresses(f"{HUB}/"):
+        return [address.rstrip("/") for address in found]
+    hint = "network: {mirrors: {huggingface.co: [hub.example.com]}}, or HF_ENDPOINT"
+    raise Unreachable("huggingface.co may not be asked, and has no mirror", hint=hint)
 
 
 def _token(way: Way) -> str | None:

@@ -12,21 +12,19 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from composer.errors import Corrupt, Denied, NotFound, Unreachable
+from composer.errors import Corrupt, NotFound
 from composer.models.repository import MOST_LINKED
 from composer.models.sources.remote import Listing, Remote, Stream, Unfold
 from composer.models.sources.way import Way
 from composer.oci.image import Descriptor, Image, Index, Manifest, parse_image, parse_manifest
 from composer.oci.layout import room
-from composer.oci.names import Reference, mirrored, parse_reference
-from composer.oci.registry import RegistryStore
-from composer.oci.store import Store
+from composer.oci.names import Reference, parse_reference
+from composer.oci.store import Seekable, Store
 from composer.oci.transports import open_source
 from composer.oci.unpack import unpack
 
@@ -40,11 +38,7 @@ _IS_FOLDER: Final = "io.deis.oras.content.unpack"
 def look(source: str, way: Way) -> Listing:
     """What an image or an artifact holds. Raises what the stores raise."""
     reference = _from_base(parse_reference(source), way.base)
-    *others, last = mirrored(reference, way.mirrors)
-    for mirror in others:
-        with suppress(NotFound, Denied, Unreachable):
-            return _look(mirror, reference, way)
-    return _look(last, reference, way)
+    return _look(reference, way)
 
 
 def _from_base(reference: Reference, base: Path) -> Reference:
@@ -53,9 +47,9 @@ def _from_base(reference: Reference, base: Path) -> Reference:
     return replace(reference, place=str(base / reference.place))
 
 
-def _look(found: Reference, origin: Reference, way: Way) -> Listing:
-    store = open_source(found, way.access)
-    manifest = _manifest(store, store.resolve(found.name), way)
+def _look(reference: Reference, way: Way) -> Listing:
+    store = open_source(reference, way.access)
+    manifest = _manifest(store, store.resolve(reference.name), way)
     titled = {title: layer for layer in manifest.layers if (title := layer.annotations.get(_TITLE))}
     digest = manifest.descriptor.digest
     layers = {layer.digest: layer for layer in (titled.values() if titled else manifest.layers)}
@@ -66,7 +60,7 @@ def _look(found: Reference, origin: Reference, way: Way) -> Listing:
         image = parse_image(manifest, b"".join(store.read(manifest.config)))
         unfold = partial(_modelcar, image, way)
     return Listing(
-        uri=str(origin.at(digest)),
+        uri=str(reference.at(digest)),
         files=tuple(_remote(layer, store) for layer in layers.values()),
         folder=True,
         unfold=unfold,
@@ -91,7 +85,7 @@ def _manifest(store: Store, root: Descriptor, way: Way) -> Manifest:
 
 def _remote(layer: Descriptor, store: Store) -> Remote:
     def opened(place: int, version: str | None) -> Stream:
-        if place and isinstance(store, RegistryStore):
+        if place and isinstance(store, Seekable):
             pieces = store.read_from(layer, place)
         else:
             place, pieces = 0, store.read(layer)

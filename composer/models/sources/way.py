@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from composer.events import Emit
+from composer.lockfile import Ledger
+from composer.network.routes import Routes
 from composer.oci.image import Platform
 from composer.oci.transports import Access
-from composer.recipe import Recipe
 
 PATIENCE = 60.0
 """Seconds without a gain after which a transfer is given up."""
@@ -20,19 +21,17 @@ AMD64 = Platform(os="linux", architecture="amd64")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How the outside is reached: `access` has sessions and credentials, the recipe mirrors and proxies.
+    """How the outside is reached: `access` has sessions and credentials, `routes` mirrors, names and proxies.
 
-    `base` is the folder that paths start from. `proxies` are by the names of the environment's variables in lower case;
-    None: the environment's own hold. `platform` is asked for where an image of models is there for several.
+    `base` is the folder that paths start from. `platform` is asked for where an image of models is there for several.
     """
 
     access: Access
     base: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    proxies: Mapping[str, str] | None = None
-    ca_bundle: Path | None = None
+    routes: Routes = field(default_factory=Routes)
     platform: Platform = AMD64
+    ledger: Ledger = field(default_factory=Ledger)
     patience: float = PATIENCE
 
     @property
@@ -48,13 +47,6 @@ class Way:
     def setting(self, *names: str) -> str | None:
         """The first of these variables that is set to anything."""
         return next((value for name in names if (value := self.environ.get(name))), None)
-
-
-def proxies_of(recipe: Recipe) -> Mapping[str, str] | None:
-    """The proxies that a recipe names; None where it names none, and the environment's hold."""
-    said = recipe.network.proxy
-    pairs = {"http_proxy": said.http, "https_proxy": said.https, "no_proxy": ",".join(said.no_proxy)}
-    return {name: value for name, value in pairs.items() if value} or None
 
 
 def shown(address: str) -> str:

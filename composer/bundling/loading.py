@@ -1,0 +1,460 @@
+"""From a bundle to where it is wanted: a registry, a layout, a Docker Engine, the cache. Nobody else is asked.
+
+Every byte of the bundle is read once and verified; blobs move first, and no tag is there before all of them are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from composer.bundle.artifacts import files_of, lay_out, require_free, write_file
+from composer.bundle.document import Found, Item, Need
+from composer.bundle.reading import BundleStore
+from composer.bundle.signing import Trust, require_signature
+from composer.bundling import kinds
+from composer.bundling.having import NAMED
+from composer.cache import IMAGE_TAG
+from composer.errors import Corrupt, NotFound, Unplannable
+from composer.events import StageFinished, StageStarted, Warned
+from composer.mirroring import Destination, Wanted
+from composer.network.routes import Routes
+from composer.oci.copy import Contents, Intake, Stack, deliver, survey
+from composer.oci.image import Descriptor, Manifest
+from composer.oci.layout import LayoutStore, blob_path, require_room, room
+from composer.oci.names import Reference, parse_reference
+from composer.oci.registry import RegistryStore
+from composer.oci.store import Store
+from composer.oci.transports import open_target
+from composer.pipeline import Workplace
+from composer.words import count, size
+
+_SHELVED: Final = re.compile(
+    r"models/sha256/[0-9a-f]{64}|models/trees/[0-9a-f]{64}|wheels/sha256/[0-9a-f]{64}/[A-Za-z0-9_.+!-]+\.whl"
+)
+"""The paths in a cache that a bundle may bring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Where a thing of a bundle is now: its name in there, its kind, the place, its digest."""
+
+    name: str
+    kind: str
+    place: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What loading came to: whose signature the bundle has, where its things are, which recipes were written where.
+
+    `left` are the names of things that could not go there, `rules` say how images are found in the registry.
+    """
+
+    signer: str | None
+    loaded: Sequence[Loaded]
+    left: Sequence[str]
+    recipes: Sequence[Path]
+    rules: Routes | None
+
+
+def load(found: Found, to: str | None, place: Workplace, *, into: Path | None, trust: Trust | None) -> Outcome:
+    """Put what is in a bundle into a place: `docker://HOST/PREFIX`, `oci:DIR`, `docker-daemon:`; None: the cache.
+
+    With `into` the recipes are written there, each in a folder of its own. Raises `Corrupt` naming a bad part, before
+    any tag is made; `NotFound` with all blobs that the place should have and has not, before anything moves.
+    """
+    signer = require_signature(found, trust)
+    store = BundleStore(found)
+    store.require_parts()
+    place.emit(StageStarted(stage="load", detail=f"{found.path} to {to or 'the cache'}"))
+    with ExitStack() as stack:
+        yard = _yard(to, store, place, stack)
+        recipes = _Recipes(store, LayoutStore(place.cache), into) if into else None
+        yard.require()
+        if recipes:
+            recipes.require()
+        loaded = tuple(yard.bring())
+        written = tuple(recipes.write()) if recipes else ()
+    told = f"{count(len(loaded), 'thing')} at {to or place.cache}"
+    place.emit(StageFinished(stage="load", detail=told))
+    return Outcome(signer=signer, loaded=loaded, left=tuple(yard.left), recipes=written, rules=yard.rules())
+
+
+class _Yard:
+    """A place that a bundle is brought to."""
+
+    def __init__(self, store: BundleStore, place: Workplace) -> None:
+        self.store = store
+        self.place = place
+        self.left: list[str] = []
+
+    def require(self) -> None:
+        """Raise now what `bring` would end with: something is missing that the bundle is built on."""
+        raise NotImplementedError
+
+    def bring(self) -> Iterator[Loaded]:
+        """Bring everything."""
+        raise NotImplementedError
+
+    def rules(self) -> Routes | None:
+        """How what was brought is found there by its old names."""
+        return None
+
+    def items(self, *wanted: str) -> list[Item]:
+        """The things of these kinds that are whole, or are with what the place has. Others are told, and left."""
+        found = [item for item in self.store.bundle.items if item.kind in wanted]
+        for item in found:
+            if item.lacks and item.name not in self.left:
+                self.left.append(item.name)
+                message = (
+                    f"{item.name} is left out: {count(len(item.lacks), 'layer')} of it that no build reads are not here"
+                )
+                self.place.emit(Warned(message=message))
+        return [item for item in found if not item.lacks]
+
+
+def _yard(to: str | None, store: BundleStore, place: Workplace, stack: ExitStack) -> _Yard:
+    transport, _, rest = (to or "cache:").partition(":")
+    if transport == "cache":
+        return _Cache(store, place)
+    if transport == "docker":
+        return _Registry(store, place, Destination.parse(to or ""), stack)
+    if transport == "oci":
+        return _Layout(store, place, Path(rest))
+    if transport == "docker-daemon":
+        return _Engine(store, place)
+    hint = "--to docker://HOST/PREFIX, oci:DIR, docker-daemon:   (without it: the cache)"
+    raise Unplannable(f"a bundle cannot be loaded to {to}", hint=hint)
+
+
+def _refused(place: str, needs: Sequence[Need]) -> NotFound:
+    """The error that names all that is missing."""
+    names = ", ".join(f"{one.digest} ({size(one.size)})" for one in needs)
+    items = ", ".join(dict.fromkeys(name for one in needs for name in one.items))
+    lacking = f"{count(len(needs), 'blob')}, {size(sum(one.size for one in needs))}"
+    told = f"{place} lacks {lacking}, that {items} build on: {names}"
+    return NotFound(told, hint="load what was there before, or make the bundle anew, without --since")
+
+
+class _Held:
+    """A sink that takes blobs, and keeps manifests and tags back until everything was seen to be sound."""
+
+    def __init__(self, sink: Intake, kept: list[Callable[[], Descriptor]], mount: Callable[[Descriptor], bool]) -> None:
+        self._sink = sink
+        self._kept = kept
+        self._mount = mount
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there."""
+        return self._sink.has(descriptor)
+
+    def mount(self, descriptor: Descriptor, source: Store) -> bool:
+        """Take a blob over from where this run has brought it, or by what the place knows itself."""
+        return self._mount(descriptor) or self._sink.mount(descriptor, source)
+
+    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
+        """Take a blob."""
+        self._sink.write(descriptor, content)
+
+    def publish(self, raw: bytes, media_type: str, name: str | None) -> Descriptor:
+        """Remember to publish it."""
+        self._kept.append(lambda: self._sink.publish(raw, media_type, name or None))
+        return Descriptor.of(raw, media_type)
+
+
+# -- a registry ---------------------------------------------------------------------------------------------------
+
+
+class _Registry(_Yard):
+    """Images below a prefix of a registry, called as `mirror` calls them."""
+
+    def __init__(self, store: BundleStore, place: Workplace, to: Destination, stack: ExitStack) -> None:
+        super().__init__(store, place)
+        self._to = to
+        self._stack = stack
+        self._stores: dict[str, RegistryStore] = {}
+        self._brought: dict[str, RegistryStore] = {}
+        self._images = self.items(*kinds.IMAGES)
+
+    def require(self) -> None:
+        """Look for every blob that the bundle needs, in the repositories where it was seen or is to go."""
+        missing = []
+        names = {item.name for item in self._images}
+        for need in self.store.bundle.needs:
+            users = [item for item in self._images if item.name in need.items]
+            if users and names and not self._find(need, users):
+                missing.append(need)
+        if missing:
+            raise _refused(str(self._to), missing)
+        if self._images:
+            self._open(self._target(self._images[0])).prepare()
+
+    def _find(self, need: Need, users: Sequence[Item]) -> bool:
+        blob = Descriptor(media_type="", digest=need.digest, size=need.size)
+        places = [*(self._target(item) for item in users), *self._seen(need)]
+        for reference in dict.fromkeys(replace(one, tag=None, digest=None) for one in places):
+            if self._open(reference).has(blob):
+                self._brought[need.digest] = self._open(reference)
+                return True
+        return False
+
+    def _seen(self, need: Need) -> Iterator[Reference]:
+        """The repositories of this registry that may have a blob: as an inventory says, or as an earlier bundle did."""
+        for where in need.at:
+            if where.startswith(NAMED):
+                yield self._called(where.removeprefix(NAMED))
+            elif where.startswith("docker://") and (seen := parse_reference(where)).host == self._to.host:
+                yield seen
+
+    def bring(self) -> Iterator[Loaded]:
+        """All blobs of all images; then what is left of the bundle is checked; then manifests, and tags after them."""
+        kept: list[Callable[[], Descriptor]] = []
+        made = []
+        for item in self._images:
+            target = self._target(item)
+            sink = self._open(target)
+            held = _Held(sink, kept, lambda blob, sink=sink: self._taken(blob, sink))  # type: ignore[misc]
+            contents = survey(self.store, item.root)
+            source: Store = Stack(self.store, *dict.fromkeys(self._brought.values()))
+            name = "" if item.name.endswith(f"@{item.digest}") else target.tag or "latest"
+            deliver(contents, source, held, name, emit=self.place.emit, jobs=self.place.jobs)
+            self._brought |= {blob.digest: self._brought.get(blob.digest, sink) for blob in contents.blobs}
+            called = str(target if name else target.at(item.digest))
+            made.append(Loaded(name=item.name, kind=item.kind, place=called, digest=item.digest))
+        self.store.check_rest()
+        for publish in kept:
+            publish()
+        yield from made
+
+    def _taken(self, blob: Descriptor, sink: RegistryStore) -> bool:
+        there = self._brought.get(blob.digest)
+        return there is not None and there is not sink and sink.mount(blob, there)
+
+    def _target(self, item: Item) -> Reference:
+        if item.source:
+            return self._to.target(parse_reference(item.source))
+        return parse_reference(f"docker://{self._to.place(item.name)}")
+
+    def _called(self, name: str) -> Reference:
+        """Where an image of an earlier bundle went, by its name there: a host in it tells that it came from one."""
+        head, slash, _ = name.partition("/")
+        if slash and ("." in head or ":" in head or head == "localhost"):
+            return self._to.target(parse_reference(f"docker://{name}"))
+        return parse_reference(f"docker://{self._to.place(name)}")
+
+    def _open(self, reference: Reference) -> RegistryStore:
+        if reference.place not in self._stores:
+            opened = open_target(replace(reference, tag="latest", digest=None), self.place.access)
+            assert isinstance(opened, RegistryStore)
+            self._stack.callback(opened.close)
+            self._stores[reference.place] = opened
+        return self._stores[reference.place]
+
+    def rules(self) -> Routes | None:
+        """Where images of other registries are found."""
+        origins = [parse_reference(item.source) for item in self._images if item.source]
+        wanted = [Wanted(reference=one, place=self.place) for one in origins if one.transport == "docker"]
+        return self._to.rules(wanted) if wanted else None
+
+
+# -- a layout, and the cache --------------------------------------------------------------------------------------
+
+
+class _Layout(_Yard):
+    """Images in an OCI layout, tagged with their full names."""
+
+    def __init__(self, store: BundleStore, place: Workplace, folder: Path) -> None:
+        super().__init__(store, place)
+        self._sink = LayoutStore(folder)
+        self._images = self.items(*kinds.IMAGES)
+
+    def require(self) -> None:
+        """What is needed must be in the layout, and there must be room for the rest."""
+        names = {item.name for item in self._images}
+        needs = [one for one in self.store.bundle.needs if names.intersection(one.items)]
+        _require_blobs(self._sink, needs)
+        self._sink = LayoutStore.ensure(self._sink.path)
+        _require_room(self._sink, self.store, names)
+
+    def bring(self) -> Iterator[Loaded]:
+        """Blobs, then manifests and tags."""
+        kept: list[Callable[[], Descriptor]] = []
+        for item in self._images:
+            held = _Held(self._sink, kept, lambda blob: False)
+            contents = survey(self.store, item.root)
+            deliver(contents, self.store, held, item.name, emit=self.place.emit, jobs=self.place.jobs)
+        self.store.check_rest()
+        for publish in kept:
+            publish()
+        for item in self._images:
+            place = f"oci:{self._sink.path}@{item.digest}"
+            yield Loaded(name=item.name, kind=item.kind, place=place, digest=item.digest)
+
+
+class _Cache(_Yard):
+    """Everything, where builds look for it: blobs by digest, models and wheels on their shelves."""
+
+    def __init__(self, store: BundleStore, place: Workplace) -> None:
+        super().__init__(store, place)
+        self._sink = LayoutStore(place.cache)
+
+    def require(self) -> None:
+        """What is needed must be in the cache, and there must be room for the rest."""
+        _require_blobs(self._sink, self.store.bundle.needs)
+        self._sink = LayoutStore.ensure(self._sink.path)
+        _require_room(self._sink, self.store, {item.name for item in self.store.bundle.items})
+
+    def bring(self) -> Iterator[Loaded]:
+        """Blobs and manifests of all, whole or not; at last what makes them found: tags, and files on shelves."""
+        kept: list[Callable[[], Descriptor]] = []
+        for item in self.store.bundle.items:
+            contents = _present(survey(self.store, item.root), item)
+            held = _Held(self._sink, kept, lambda blob: False)
+            deliver(contents, self.store, held, _cache_tag(item), emit=self.place.emit, jobs=self.place.jobs)
+        self.store.check_rest()
+        for digest in (item.origin for item in self.store.bundle.items if item.origin):
+            origin = next(one for one in self.store.bundle.manifests if one.digest == digest)
+            blob = Descriptor(media_type="", digest=digest, size=origin.size)
+            self._sink.write(blob, lambda blob=blob: self.store.read(blob))  # type: ignore[misc]
+        for publish in kept:
+            publish()
+        for item in self.store.bundle.items:
+            if item.kind == kinds.SHELF:
+                self._shelve(item)
+            place = f"oci:{self._sink.path}@{item.digest}"
+            yield Loaded(name=item.name, kind=item.kind, place=place, digest=item.digest)
+
+    def _shelve(self, item: Item) -> None:
+        for path, blob in files_of(_manifest(self.store, item)).items():
+            if not _SHELVED.fullmatch(path) or not _says(path, blob.digest):
+                raise Corrupt(f"the bundle has a file {path!r}, for which there is no place in a cache")
+            if not (self._sink.path / path).exists():
+                _link(self._sink, blob, self._sink.path / path)
+
+
+def _says(path: str, digest: str) -> bool:
+    """Whether a path of a shelf is the one of that digest."""
+    return digest.removeprefix("sha256:") in path.split("/")
+
+
+def _link(cache: LayoutStore, blob: Descriptor, place: Path) -> None:
+    """Put a blob of a cache on one of its shelves: the same file, if the file system can."""
+    with room(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(cache.path / blob_path(blob.digest), place)
+    except FileExistsError:
+        return
+    except OSError:
+        write_file(place, blob, cache)
+
+
+def _cache_tag(item: Item) -> str:
+    """What makes an image kept: the tag that builds give those that have no other place. Others get none."""
+    return f"{IMAGE_TAG}{item.digest.removeprefix('sha256:')}" if item.kind == kinds.COMPOSED else ""
+
+
+def _present(contents: Contents, item: Item) -> Contents:
+    """The contents without the blobs that are not in the bundle on purpose."""
+    return replace(contents, blobs=tuple(blob for blob in contents.blobs if blob.digest not in item.lacks))
+
+
+def _require_blobs(store: Store, needs: Sequence[Need]) -> None:
+    missing = [one for one in needs if not store.has(Descriptor(media_type="", digest=one.digest, size=one.size))]
+    if missing:
+        raise _refused(store.label, missing)
+
+
+def _require_room(sink: LayoutStore, store: BundleStore, names: set[str]) -> None:
+    """Raise `NoRoom` before anything is written."""
+    wanted = {digest for name in names for digest in store.bundle.contents.get(name, ())}
+    blobs = (Descriptor(media_type="", digest=one.digest, size=one.size) for one in store.bundle.stored())
+    require_room(sink.path, sum(blob.size for blob in blobs if blob.digest in wanted and not sink.has(blob)))
+
+
+# -- a Docker Engine ----------------------------------------------------------------------------------------------
+
+
+class _Engine(_Yard):
+    """Images that were composed, in a Docker Engine."""
+
+    def __init__(self, store: BundleStore, place: Workplace) -> None:
+        super().__init__(store, place)
+        self._images = self.items(kinds.COMPOSED)
+
+    def require(self) -> None:
+        """An engine cannot be asked for single layers: all must be in the bundle."""
+        names = {item.name for item in self._images}
+        if needs := [one for one in self.store.bundle.needs if names.intersection(one.items)]:
+            raise _refused("the Docker Engine", needs)
+        if not self._images:
+            raise NotFound("the bundle has no composed image", hint="--to docker://HOST/PREFIX, or oci:DIR")
+
+    def bring(self) -> Iterator[Loaded]:
+        """An engine takes images one by one, so everything is checked before."""
+        self.store.check_rest()
+        for item in self._images:
+            reference = parse_reference(f"docker-daemon:{item.name}")
+            target = open_target(reference, self.place.access)
+            try:
+                tag = reference.tag or ""
+                target.receive(self.store, item.root, tag, emit=self.place.emit, jobs=self.place.jobs)
+            finally:
+                target.close()
+            yield Loaded(name=item.name, kind=item.kind, place=str(reference), digest=item.digest)
+
+
+# -- recipes ------------------------------------------------------------------------------------------------------
+
+
+class _Recipes:
+    """The recipes of a bundle, with their files and reports, in folders of their own."""
+
+    def __init__(self, store: BundleStore, cache: LayoutStore, into: Path) -> None:
+        self._store = Stack(store, cache)
+        self._bundle = store.bundle
+        self._into = into
+        self._cache = cache
+
+    def require(self) -> None:
+        """Raise what `write` would end with: another file is in the way, or a blob is nowhere."""
+        names = {item.name for item in self._bundle.items if item.kind in (kinds.RECIPE, kinds.REPORT)}
+        if not names:
+            raise NotFound("the bundle has no recipes", hint="it was made with --images-only")
+        _require_blobs(self._cache, [one for one in self._bundle.needs if names.intersection(one.items)])
+        for _, folder, manifest in self._all():
+            require_free(manifest, folder)
+
+    def write(self) -> Iterator[Path]:
+        """Write them. Returns the recipes' files."""
+        for item, folder, manifest in self._all():
+            lay_out(manifest, self._store, folder)
+            if item.kind == kinds.RECIPE:
+                yield folder / manifest.annotations.get(kinds.RECIPE_PATH, "recipe.yaml")
+
+    def _all(self) -> Iterator[tuple[Item, Path, Manifest]]:
+        for item in self._bundle.items:
+            if item.kind in (kinds.RECIPE, kinds.REPORT):
+                manifest = _manifest(self._store, item)
+                yield item, self._into / _word(manifest.annotations), manifest
+
+
+def _word(notes: Mapping[str, str]) -> str:
+    """The folder of a recipe."""
+    name = notes.get(kinds.NAME, "")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise Corrupt(f"the bundle has a recipe that is called {name!r}")
+    return name
+
+
+def _manifest(store: Store, item: Item) -> Manifest:
+    contents = survey(store, item.root)
+    assert isinstance(contents.root, Manifest)
+    return contents.root

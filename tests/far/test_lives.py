@@ -1,0 +1,96 @@
+"""The lives of the manual, lived: behind a mirror, behind a proxy, behind an air gap. Each page is done as it stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.far.conftest import ADDRESSES, HARBOR, NGC, PLANT, PROXY
+from tests.far.pages import Person
+from tests.services.forward import forward_proxy
+from tests.services.namespaces import Machine, machine
+from tests.services.registry import Registry, running_registry
+
+pytestmark = [pytest.mark.registry, pytest.mark.triton]
+
+Sits = Callable[..., Person]
+
+
+def opened(folder: Path, stack: ExitStack, reaches: dict[str, Registry]) -> Machine:
+    """A machine that knows and reaches these alone, each at its port 443."""
+    made = stack.enter_context(machine(folder, names={name: ADDRESSES[name] for name in reaches}))
+    for name, registry in reaches.items():
+        stack.enter_context(made.door((ADDRESSES[name], 443), ("127.0.0.1", registry.port)))
+    return made
+
+
+def test_behind_a_mirror(ngc: Registry, harbor: Registry, tmp_path: Path, person: Sits, stack: ExitStack) -> None:
+    page = "behind-a-mirror.md"
+    admin = person(opened(tmp_path / "near", stack, {NGC: ngc, HARBOR: harbor}), "admin", ngc, harbor)
+    admin.follows(page, "The recipe")
+    admin.follows(page, "On the machine that reaches both")
+    print(json.loads((admin.folder / "mirrored.json").read_text()))
+
+    behind = opened(tmp_path / "behind", stack, {HARBOR: harbor})
+    assert not behind.reaches((ADDRESSES[NGC], 443))
+    user = person(behind, "user", harbor)
+    user.follows(page, "The recipe")
+    status, said = user.fails("tricompose build recipe.yaml")
+    assert status == 9
+    assert "nvcr.io" in said
+    assert "network: {mirrors:" in said, said
+    shutil.copytree(admin.folder / "mirror-rules", user.folder / "mirror-rules")
+    said = user.follows(page, "Behind the firewall")
+    assert NGC not in behind.asked, "who has mirrors is not looked for"
+    print(said)
+
+
+def test_behind_a_proxy(ngc: Registry, harbor: Registry, tmp_path: Path, person: Sits, stack: ExitStack) -> None:
+    page = "behind-a-proxy.md"
+    there = stack.enter_context(machine(tmp_path / "behind", names={name: ADDRESSES[name] for name in (HARBOR, PROXY)}))
+    way = stack.enter_context(forward_proxy({NGC: ("127.0.0.1", ngc.port)}, login="jane:pa@ss"))
+    stack.enter_context(there.door((ADDRESSES[PROXY], 3128), ("127.0.0.1", way.port)))
+    stack.enter_context(there.door((ADDRESSES[HARBOR], 443), ("127.0.0.1", harbor.port)))
+    user = person(there, "user", ngc, harbor)
+    user.follows(page, "The recipe")
+    status, said = user.fails("tricompose build recipe.yaml")
+    assert status == 9
+    assert "nvcr.io" in said
+    said = user.follows(page, "By the environment")
+    print(said)
+    assert set(way.passed) == {f"CONNECT {NGC}:443"}
+    said = user.follows(page, "By the recipe")
+    print(said)
+    refused = way.refused
+    said = user.follows(page, "When it does not work")
+    print(said)
+    assert "exit status" in said
+    assert way.refused > refused
+    assert NGC not in there.asked[4:]
+
+
+def test_across_an_air_gap(ngc: Registry, tmp_path: Path, person: Sits, stack: ExitStack) -> None:
+    page = "air-gap.md"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    near = stack.enter_context(machine(tmp_path / "near", names={NGC: ADDRESSES[NGC]}, mounts={"/mnt": disk}))
+    stack.enter_context(near.door((ADDRESSES[NGC], 443), ("127.0.0.1", ngc.port)))
+    sender = person(near, "sender", ngc)
+    sender = replace(sender, environ={**sender.environ, "SSL_CERT_FILE": str(ngc.certificate)})
+    print(sender.follows(page, "On the near side"))
+
+    far = stack.enter_context(machine(tmp_path / "far", names={PLANT: ADDRESSES[PLANT]}, mounts={"/mnt": disk}))
+    plant = stack.enter_context(running_registry(tmp_path / "plant", basic=True, tls=True, name=PLANT, on=far))
+    assert not any(far.reaches(address) for address in ((ADDRESSES[NGC], 443), ("127.0.0.1", ngc.port), ("1.1.1.1", 443)))
+    receiver = person(far, "receiver", plant, authorities="plant-ca.pem", at=PLANT)
+    shutil.rmtree(receiver.folder / "model_repository")
+    print(receiver.follows(page, "On the far side"))
+    print(receiver.follows(page, "Composing again there"))
+    print(receiver.follows(page, "The next time"))
+    print(set(far.asked))
