@@ -5,6 +5,7 @@
 # make gpu     on a machine with a GPU: prove models on it, and keep what was seen in tests/gpu/recorded
 # make interrupt  interrupt 200 proofs of a real server at random moments; writes tests/triton/INTERRUPTED.md
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
+# make transfers  copies beside skopeo's, on good lines and bad ones; writes tests/bench/TRANSFERS.md
 # make load    how fast our load is, beside ab and h2load on a real server; writes tests/bench/LOAD.md
 
 SHELL := /bin/bash
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 # Two lanes, each with a Docker Engine of its own; tests/conftest.py says in which order they take the modules.
 LANES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: interrupt gpu demo test test-fast soak lint format judge bench load clean help
+.PHONY: interrupt gpu demo test test-fast soak lint format judge bench transfers load clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -67,6 +68,10 @@ interrupt: $(READY)
 bench: $(READY)
 	bash .ci/packages
 	$(BIN)/python -m tests.bench
+
+transfers: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.bench.transfers
 
 load: $(READY)
 	bash .ci/packages

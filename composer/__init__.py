@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer.checks import Report
     from composer.errors import TricomposeError
+    from composer.moving import copy, inspect
     from composer.oci.image import Platform
     from composer.oci.names import Reference, parse_reference
-    from composer.pipeline import Outcome, Workplace, build, copy, inspect, validate, write_dockerfile
+    from composer.pipeline import Outcome, build, validate, write_dockerfile
     from composer.pipeline import plan as plans
     from composer.plan import Plan
     from composer.recipe import Recipe, load_recipe
     from composer.with_server import Proving
+    from composer.workplace import Workplace
 
 __all__ = [
     "Outcome",
@@ -56,10 +58,10 @@ _HOMES = {
     "Reference": "composer.oci.names",
     "Report": "composer.checks",
     "TricomposeError": "composer.errors",
-    "Workplace": "composer.pipeline",
+    "Workplace": "composer.workplace",
     "build": "composer.pipeline",
-    "copy": "composer.pipeline",
-    "inspect": "composer.pipeline",
+    "copy": "composer.moving",
+    "inspect": "composer.moving",
     "load_recipe": "composer.recipe",
     "parse_reference": "composer.oci.names",
     "plans": "composer.pipeline",

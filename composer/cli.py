@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from composer.errors import Problem
     from composer.import_compose import Engine
     from composer.oci.names import Reference
-    from composer.pipeline import Workplace
     from composer.recipe import Recipe
     from composer.reports import Target
     from composer.runners import Running
+    from composer.workplace import Workplace
 
 
 @click.group(
@@ -340,8 +340,8 @@ def _build(
     from composer.console.proofs import report_text
     from composer.oci.names import parse_reference
     from composer.reports import write_all as write_reports
-    from composer.with_docker import DockerWay
     from composer.with_server import Proving, Unproved, Unseen
+    from composer.workplace import DockerWay
 
     if outputs and len(recipes) > 1:
         raise Usage(
@@ -596,11 +596,11 @@ def _inspect(desk: Desk, /, image: str) -> None:
       tricompose inspect docker://nvcr.io/nvidia/tritonserver:24.10-py3
       tricompose inspect oci:build/slim --json
     """
-    from composer import pipeline
+    from composer import moving
     from composer.console import results
     from composer.oci.names import parse_reference
 
-    root, images = pipeline.inspect(parse_reference(image), desk.place())
+    root, images = moving.inspect(parse_reference(image), desk.place())
     desk.console.result("image", results.images_json(image, root, images), *results.images_text(image, root, images))
 
 
@@ -623,12 +623,12 @@ def _moving(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _move(desk: Desk, source: str, target: str, platforms: Sequence[str]) -> None:
-    from composer import pipeline
+    from composer import moving
     from composer.oci.image import Platform
     from composer.oci.names import parse_reference
 
     chosen = [Platform.parse(platform) for platform in platforms] or None
-    root = pipeline.copy(parse_reference(source), parse_reference(target), desk.place(), platforms=chosen)
+    root = moving.copy(parse_reference(source), parse_reference(target), desk.place(), platforms=chosen)
     document = {"source": source, "target": target, "digest": root.digest, "media_type": root.media_type}
     desk.console.result("copied", document, root.digest)
 

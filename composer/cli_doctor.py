@@ -17,8 +17,8 @@ from composer.command import Desk, Usage, command
 if TYPE_CHECKING:
     from composer.doctor.hosts_file import Change
     from composer.network.routes import Routes
-    from composer.pipeline import Workplace
     from composer.recipe import Recipe
+    from composer.workplace import Workplace
 
 commands = click.Group()
 """Holds the commands until the tool takes them."""

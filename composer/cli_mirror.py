@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from composer.command import Desk, Usage, command
 
 if TYPE_CHECKING:
     from composer.mirroring import Wanted
-    from composer.pipeline import Workplace
+    from composer.workplace import Workplace
 
 commands = click.Group()
 """Holds the command until the tool takes it."""
@@ -88,20 +89,21 @@ def _mirror(
     wanted = list(_wanted(desk, what, lists, watch=watch))
     if not wanted:
         raise Usage("nothing is named that could be mirrored", hint="tricompose mirror recipe.yaml --to docker://...")
-    found_by = to.rules(wanted)
-    made = rules.written(found_by, to.authorities(wanted))
+    authorities = to.authorities(wanted)
     if folder:
-        rules.require_ours(folder, made)
+        rules.require_ours(folder, rules.written(to.rules(wanted), authorities))
     manner = mirroring.Manner(platforms=[Platform.parse(one) for one in platforms] or None, watch=watch, dry=dry)
     found = mirroring.mirror(wanted, to, manner, jobs=desk.jobs, emit=desk.console.emit)
-    files = rules.write(folder, made) if folder and not dry else ()
-    told = "\n".join([*(f"{file} is written" for file in files), *made.lacking])
+    found_by = to.rules(mirroring.brought(wanted, found))
+    made = rules.written(found_by, authorities)
+    files = rules.write(folder, made) if folder and found_by.mirrors and not dry else ()
     document = {
         "network": rules.network_json(found_by),
         "files": [str(file) for file in files],
         "lacking": list(made.lacking),
     }
-    text = mirrors.mirrored_text(found, told if files else rules.network_text(found_by))
+    told = [*(f"{file} is written" for file in files), *made.lacking] if files else [rules.network_text(found_by)]
+    text = mirrors.mirrored_text(found, "\n".join(told) if found_by.mirrors else "")
     desk.console.result("mirrored", mirrors.mirrored_json(found, document), *text)
     if failed := mirroring.failure(found):
         raise failed
@@ -120,10 +122,21 @@ def _wanted(desk: Desk, what: Sequence[str], lists: Sequence[Path], *, watch: bo
         elif mirroring.is_list(Path(one)):
             yield from _listed(plain, Path(one))
         else:
+            _require_file(one)
             recipe = load_recipe(Path(one), environ=os.environ)
             yield from mirroring.of_recipe(recipe, desk.place(recipe), pins=not watch)
     for file in lists:
         yield from _listed(plain, file)
+
+
+def _require_file(name: str) -> None:
+    """Say of the name of an image that lacks its transport what it lacks; of a recipe that is not there, others do."""
+    from composer.errors import NotFound
+    from composer.oci.names import parse_reference
+
+    with suppress(NotFound):
+        if not Path(name).exists() and parse_reference(f"docker://{name}"):
+            raise Usage(f"{name} is no file; is it an image?", hint=f"docker://{name}")
 
 
 def _listed(place: Workplace, file: Path) -> Iterator[Wanted]:

@@ -19,9 +19,8 @@ from composer.interruptions import settled
 if TYPE_CHECKING:
     from composer.console import Console
     from composer.errors import Problem
-    from composer.pipeline import Workplace
     from composer.recipe import Recipe
-    from composer.with_docker import DockerWay
+    from composer.workplace import DockerWay, Workplace
 
 SECTIONS: Final = {
     "Build": ("init", "import-compose", "plan", "lock", "build", "validate", "run"),
@@ -69,8 +68,7 @@ class Desk:
     ) -> Workplace:
         """The workplace that the options, the environment and the recipe's network say."""
         from composer.oci.names import parse_reference
-        from composer.pipeline import Workplace
-        from composer.with_docker import USUAL
+        from composer.workplace import USUAL, Workplace
 
         return Workplace.from_environment(
             os.environ,

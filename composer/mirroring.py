@@ -10,6 +10,7 @@ tag is, everything is.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -29,10 +30,10 @@ from composer.oci.referrers import attached_to, referrers_of
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
 from composer.oci.transports import Access, open_source, open_target
-from composer.pipeline import Workplace
 from composer.recipe import Recipe
 from composer.recipe_yaml import read_yaml
 from composer.words import count, short
+from composer.workplace import Workplace
 
 Action = Literal["copied", "unchanged", "pending", "absent", "failed"]
 """What became of an image. `pending`: it would be copied, in a dry run. `absent`: it need not exist, and does not."""
@@ -86,7 +87,12 @@ class Destination:
         if transport in TRANSPORTS and transport != "docker":
             hint = "tricompose bundle create   (for files); or --to docker://registry.example.com/mirror"
             raise Unplannable(f"{text} is no registry, and a mirror is one", hint=hint)
-        known = parse_reference(f"docker:{rest.rstrip('/')}/x" if transport == "docker" else text)
+        if transport != "docker":
+            parse_reference(text)  # is refused, with what was probably meant
+        try:
+            known = parse_reference(f"docker:{rest.rstrip('/')}/x")
+        except NotFound as error:
+            raise NotFound(f"{text!r} names no registry", hint="docker://host[:port]/path/in/lower-case") from error
         return cls(host=known.host, prefix=known.repository.rpartition("/")[0])
 
     def place(self, *parts: str) -> str:
@@ -104,7 +110,7 @@ class Destination:
         """The rules by which those images are found here, by registry."""
         references = [one.reference for one in wanted]
         hosts = dict.fromkeys(_registry(one) for one in references if one.transport == "docker")
-        insecure = {self.host} & wanted[0].place.access.insecure if hosts else set()
+        insecure = {self.host} if any(self.host in one.place.access.insecure for one in wanted) and hosts else ()
         return Routes(mirrors={host: (self.place(_folder(host)),) for host in hosts}, insecure=frozenset(insecure))
 
     def authorities(self, wanted: Sequence[Wanted]) -> Mapping[str, str]:
@@ -248,6 +254,17 @@ class Unmirrored(TricomposeError):
         self.code, self.status = first.code, first.status  # type: ignore[misc]  # of the first, not of a class
 
 
+def summary(found: Sequence[Mirrored]) -> str:
+    """How many images became what: `3 copied, 1 failed`."""
+    return ", ".join(f"{number} {action}" for action, number in Counter(one.action for one in found).items())
+
+
+def brought(wanted: Sequence[Wanted], found: Sequence[Mirrored]) -> list[Wanted]:
+    """Those of the images that are in the mirror by now, or would be but for a dry run."""
+    there = {one.source for one in found if one.action in ("copied", "unchanged", "pending")}
+    return [one for one in wanted if one.reference in there]
+
+
 def failure(found: Sequence[Mirrored]) -> TricomposeError | None:
     """What to end with: nothing, the one error, or a word of all that failed."""
     failed = [one for one in found if one.error]
@@ -280,13 +297,10 @@ def mirror(wanted: Sequence[Wanted], to: Destination, manner: Manner, *, jobs: i
     wanted = _each_once(wanted, to)
     emit(StageStarted(stage="mirror", detail=f"{count(len(wanted), 'image')} to {to}"))
     found: dict[int, Mirrored] = {}
-    with _Yard(jobs) as yard:
-        tasks = [
-            _Task(number, one, to.target(one.reference), manner, yard, jobs, emit, found)
-            for number, one in enumerate(wanted)
-        ]
+    with _Yard(manner, jobs=jobs, emit=emit, several=len(wanted) > 1) as yard:
+        tasks = [_Task(number, one, to.target(one.reference), yard, found) for number, one in enumerate(wanted)]
         run_all(tasks, jobs=min(jobs, _AT_ONCE), stop=Event())
-    emit(StageFinished(stage="mirror", detail=str(to)))
+    emit(StageFinished(stage="mirror", detail=summary(list(found.values()))))
     return tuple(found[number] for number in range(len(wanted)))
 
 
@@ -303,9 +317,13 @@ def _each_once(wanted: Sequence[Wanted], to: Destination) -> list[Wanted]:
 
 
 class _Yard:
-    """What all images of a run share: the stores, each opened once, and the ledger of blobs in the target."""
+    """What all images of a run share: the manner, the stores, each opened once, the ledger of blobs in the target."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, manner: Manner, *, jobs: int, emit: Emit, several: bool) -> None:
+        self.manner = manner
+        self.jobs = jobs
+        self.emit = emit
+        self.several = several
         self.ledger = _Ledger()
         self.turns = Semaphore(jobs)
         self._stores: dict[str, Store] = {}
@@ -364,86 +382,111 @@ class _Task:
     number: int
     wanted: Wanted
     to: Reference
-    manner: Manner
     yard: _Yard
-    jobs: int
-    emit: Emit
     found: dict[int, Mirrored]
     _tally: _Tally = field(init=False)
 
     def __call__(self) -> None:
-        self._tally = _Tally(self.emit)
+        self._tally = _Tally(self.yard.emit)
         try:
             done = self._mirrored()
         except TricomposeError as error:
             done = self._failed(error)
         self.found[self.number] = done
-        if done.action == "failed" and done.error:
-            self.emit(Warned(message=f"{self.wanted.reference}: {done.error.message}", hint=done.error.hint))
+        # That of one image alone is told at the end.
+        if done.error and self.yard.several:
+            self.yard.emit(Warned(message=f"{self.wanted.reference}: {done.error.message}", hint=done.error.hint))
         else:
-            self.emit(Logged(text=f"{done.target} {done.action}", source="mirror"))
+            self.yard.emit(Logged(text=f"{done.target} {done.action}", source="mirror"))
 
     def _failed(self, error: TricomposeError) -> Mirrored:
-        if isinstance(error, NotFound) and not self.wanted.needed:
-            return Mirrored(source=self.wanted.reference, target=self.to, action="absent")
         return Mirrored(
             source=self.wanted.reference, target=self.to, action="failed", error=error, size=self._tally.size
         )
 
     def _mirrored(self) -> Mirrored:
         source = self.yard.source(self.wanted, self.to)
+        try:
+            root = source.resolve(self.wanted.pinned.name)
+        except NotFound:
+            if self.wanted.needed:
+                raise
+            return Mirrored(source=self.wanted.reference, target=self.to, action="absent")
         target = self.yard.target(self.to, self.wanted.place.access)
-        root = source.resolve(self.wanted.pinned.name)
-        tag = self.to.tag or ""
-        before = _meaning(target, tag)
+        before = _meaning(target, self.to.tag or "")
         if before != root.digest:
             root, source = self._chosen(source, root)
         made = Mirrored(
             source=self.wanted.reference, target=self.to, action="unchanged", digest=root.digest, previous=before
         )
-        if before == root.digest and (self.manner.dry or not self.manner.watch):
+        return self._bring(source, target, root, made)
+
+    def _bring(self, source: Store, target: RegistryStore, root: Descriptor, made: Mirrored) -> Mirrored:
+        """Copy an image if it is not in the target under its tag, and what is attached to it. What came of it."""
+        manner, there = self.yard.manner, made.previous == root.digest
+        if there and (manner.dry or not manner.watch):
             return made
         # What is in the mirror already is read there: registries count how often one fetches of them.
-        contents = survey(source if before != root.digest else target, root)
-        if self.manner.dry:
+        contents = survey(target if there else source, root)
+        if manner.dry:
             return replace(made, action="pending", size=Bytes(moved=self.yard.missing(contents, target)))
         attached = self._attach(contents, source, target)
-        if before != root.digest:
-            self._move(contents, source, target, tag)
-        action: Action = "copied" if attached or before != root.digest else "unchanged"
+        if not there:
+            self._move(contents, source, target, self.to.tag or "")
+        action: Action = "copied" if attached or not there else "unchanged"
         return replace(made, action=action, attached=attached, size=self._tally.size)
 
     def _chosen(self, source: Store, root: Descriptor) -> tuple[Descriptor, Store]:
-        if self.manner.platforms is None:
+        if self.yard.manner.platforms is None:
             return root, source
-        chosen, held = choose(source, root, self.manner.platforms)
+        chosen, held = choose(source, root, self.yard.manner.platforms)
         return chosen, Stack(held, source)
 
     def _move(self, contents: Contents, source: Store, target: RegistryStore, tag: str) -> None:
         with _Shared(target, self.yard) as sink:
-            deliver(contents, source, sink, tag, emit=self._tally, jobs=self.jobs)
+            deliver(contents, source, sink, tag, emit=self._tally, jobs=self.yard.jobs)
 
     def _attach(self, contents: Contents, source: Store, target: RegistryStore) -> int:
         """Bring what is attached to an image's manifests, and to that in its turn. How many things came."""
-        came, seen = 0, set[str]()
+        came, seen = 0, set[tuple[str, str]]()
         subjects = [one.descriptor for one in contents.manifests]
         for _ in range(_DEPTH):
-            things = [thing for subject in subjects for thing in _attached(source, subject, seen)]
-            subjects = [thing for thing, _ in things]
-            for thing, tag in things:
-                if _meaning(target, tag or thing.digest) != thing.digest:
-                    self._move(survey(source, thing), source, target, tag or "")
+            found = [thing for subject in subjects for thing in _attached(source, subject) if thing.key not in seen]
+            seen.update(thing.key for thing in found)
+            subjects = [thing.descriptor for thing in found]
+            for thing in found:
+                if not _is_attached(thing, target):
+                    self._move(survey(source, thing.descriptor), source, target, thing.tag)
                     came += 1
         return came
 
 
-def _attached(source: Store, subject: Descriptor, seen: set[str]) -> Iterator[tuple[Descriptor, str | None]]:
-    """What is about a manifest where it comes from, each thing once; with its tag, where that is how it is found."""
-    found = [*((thing, None) for thing in referrers_of(source, subject))]
-    for thing, tag in (*found, *((thing, tag) for tag, thing in attached_to(source, subject).items())):
-        if thing.digest not in seen:
-            seen.add(thing.digest)
-            yield thing, tag
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Thing:
+    """What is about a manifest: it says so itself, or its tag does."""
+
+    subject: Descriptor
+    descriptor: Descriptor
+    tag: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.descriptor.digest, self.tag
+
+
+def _attached(source: Store, subject: Descriptor) -> Iterator[_Thing]:
+    """What is about a manifest where it comes from."""
+    for one in referrers_of(source, subject):
+        yield _Thing(subject=subject, descriptor=one)
+    for tag, one in attached_to(source, subject).items():
+        yield _Thing(subject=subject, descriptor=one, tag=tag)
+
+
+def _is_attached(thing: _Thing, target: RegistryStore) -> bool:
+    """Whether it is in the target, and found there: one that is there may be missing in a list that we keep."""
+    if thing.tag:
+        return _meaning(target, thing.tag) == thing.descriptor.digest
+    return thing.descriptor.digest in {one.digest for one in target.referrers(thing.subject)}
 
 
 def _meaning(store: RegistryStore, name: str) -> str | None:
@@ -482,6 +525,7 @@ class _Ledger:
     def __init__(self) -> None:
         self._there: dict[str, RegistryStore] = {}
         self._coming: dict[str, _Shared] = {}
+        self._gone: set[_Shared] = set()
         self._changed = Condition()
 
     def claim(self, digest: str, who: _Shared) -> RegistryStore | None:
@@ -489,7 +533,8 @@ class _Ledger:
         with self._changed:
             while self._coming.get(digest, who) is not who:
                 self._changed.wait()
-            if digest not in self._there:
+            # A thread that a failed image has left behind may still come here: nobody waits for that one.
+            if digest not in self._there and who not in self._gone:
                 self._coming[digest] = who
             return self._there.get(digest)
 
@@ -503,6 +548,7 @@ class _Ledger:
     def give_up(self, who: _Shared) -> None:
         """What `who` was bringing, and did not, others may bring now."""
         with self._changed:
+            self._gone.add(who)
             self._coming = {digest: other for digest, other in self._coming.items() if other is not who}
             self._changed.notify_all()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from composer import with_docker, with_tensorrt
-from composer.cache import IMAGE_TAG, default_cache
+from composer.cache import IMAGE_TAG
 from composer.checks import Report
 from composer.checks.image import dropped_libraries
 from composer.custom import Brought, survey_custom
@@ -19,48 +18,38 @@ from composer.engines.direct import Built, Workshop
 from composer.engines.dockerfile import Kitchen
 from composer.engines.trtexec import Made
 from composer.errors import NotFound, Unplannable
-from composer.events import Emit, StageFinished, StageStarted, Warned, ignore
+from composer.events import Emit, StageFinished, StageStarted, Warned
 from composer.files import survey_files
 from composer.folder import write_folder
 from composer.inventory import CORE, Inventory
 from composer.knowledge import Knowledge
 from composer.lock import LockedStore, Upstream, read_image, resolve
-from composer.lockfile import Ledger, Lock, lock_path, read_lock
+from composer.lockfile import Lock
 from composer.models.lint.case import repositories_of
 from composer.models.repository import ModelRepository
 from composer.models.sources.way import Way
-from composer.network import Routes, session
-from composer.oci import copy as transfers
 from composer.oci.copy import Held, Stack
-from composer.oci.credentials import Credentials
 from composer.oci.image import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_INDEX,
     Descriptor,
     Image,
-    Index,
-    Manifest,
     Platform,
     make_index,
-    parse_image,
-    parse_manifest,
 )
-from composer.oci.journal import FOLDER as JOURNAL
 from composer.oci.layout import LayoutStore
-from composer.oci.names import Reference, parse_reference
-from composer.oci.patience import PATIENCE
+from composer.oci.names import Reference
 from composer.oci.store import Store
-from composer.oci.transports import Access, open_source, open_target
+from composer.oci.transports import open_source, open_target
 from composer.oci.tree import NeedsLower
 from composer.plan import Add, Plan, make_plan, manner_of, wished
 from composer.recipe import CPU, Recipe, Validate, flag_warnings, refuse_unbuilt
 from composer.releases import RELEASES
-from composer.routing import Wanted, find_logins, find_routes
 from composer.runners import Running
 from composer.runners.printed import Printable, printed
 from composer.wheels import Shelf, Wheels, survey_wheels
-from composer.with_docker import USUAL, DockerPlan, DockerWay, Pantry
+from composer.with_docker import DockerPlan, Pantry
 from composer.with_models import Checked, check_imports, check_models, fetch_models, read_models
 from composer.with_server import (
     PROVED,
@@ -77,101 +66,7 @@ from composer.with_server import (
     runs_here,
     serve,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workplace:
-    """How to run, as opposed to what to build: where the cache is, how places are opened, how much at once.
-
-    `epoch` is SOURCE_DATE_EPOCH in seconds; `knowledge` is where others published what they know of layers. With
-    `cut_all` a layer that is read is cut into all its components, so that no later recipe has to read it. `docker`
-    is how a Docker Engine builds, where a recipe needs one. `routes` is how other hosts are reached; `environ` is for
-    what looks for Python packages and models.
-    """
-
-    cache: Path
-    access: Access
-    jobs: int
-    epoch: int | None
-    knowledge: Reference | None
-    emit: Emit
-    cut_all: bool = False
-    docker: DockerWay = USUAL
-    environ: Mapping[str, str] = field(default_factory=dict)
-    routes: Routes = field(default_factory=Routes)
-    ledger: Ledger = field(default_factory=Ledger)
-
-    @classmethod
-    def from_environment(
-        cls,
-        environ: Mapping[str, str],
-        *,
-        home: Path,
-        recipe: Recipe | None = None,
-        locked: bool = False,
-        cache: Path | None = None,
-        jobs: int = 4,
-        max_wait: float = PATIENCE,
-        insecure: Iterable[str] = (),
-        ca_bundle: Path | None = None,
-        network: Path | None = None,
-        resolve: Sequence[str] = (),
-        mount_from: Iterable[str] = (),
-        epoch: int | None = None,
-        knowledge: Reference | None = None,
-        cut_all: bool = False,
-        docker: DockerWay = USUAL,
-        emit: Emit = ignore,
-    ) -> Workplace:
-        """The usual workplace: credentials and cache where the environment says; what `recipe` says of the network.
-
-        What the file `network` says of it beats the recipe, and what is said here beats both: `resolve`, as curl has
-        it, `insecure`, `ca_bundle`. The lock beside the recipe holds; with `locked` it must be there, and know
-        everything. `mount_from` are repositories, as `host/repository`.
-        """
-        wanted = Wanted(network=network, resolve=tuple(resolve), insecure=tuple(insecure), ca_bundle=ca_bundle)
-        routes = find_routes(environ, home, recipe, wanted, emit)
-        where = (cache or default_cache(environ, home)).expanduser().absolute()
-        access = Access(
-            session=lru_cache(lambda: session(routes)),
-            credentials=Credentials.from_environment(
-                environ, home=home, given=find_logins(recipe, network, environ), emit=emit
-            ),
-            insecure=routes.insecure,
-            scratch=where / "ingest",
-            emit=emit,
-            patience=max_wait,
-            mirrors=routes.places,
-            journal=where / JOURNAL,
-            mount_from=tuple(_repository(text) for text in mount_from),
-        )
-        return cls(
-            cache=where,
-            access=access,
-            jobs=jobs,
-            epoch=epoch,
-            knowledge=knowledge,
-            emit=emit,
-            cut_all=cut_all,
-            docker=docker,
-            environ=environ,
-            routes=routes,
-            ledger=_ledger(recipe, strict=locked),
-        )
-
-
-def _repository(text: str) -> str:
-    """A repository of a registry, as `host/repository`. Raises `NotFound` where it is none."""
-    return parse_reference(f"docker://{text.removeprefix('docker://')}").place
-
-
-def _ledger(recipe: Recipe | None, *, strict: bool) -> Ledger:
-    """What the lock beside a recipe says. Raises `NotFound` where there must be one and is none."""
-    file = lock_path(recipe.path) if recipe and recipe.path else None
-    found = read_lock(file) if file else None
-    if strict and not found:
-        raise NotFound(f"there is no lock {file}", hint=f"tricompose lock {recipe.path if recipe else 'RECIPE'}")
-    return Ledger(known=found or Lock(), strict=strict)
+from composer.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -700,38 +595,6 @@ def _pullable(recipe: Recipe) -> Reference:
     first = first_output(recipe)
     order = [*(one for name in ("docker", "docker-daemon") for one in recipe.outputs if one.transport == name)]
     return recipe.place(order[0]) if order else first
-
-
-def copy(source: Reference, target: Reference, place: Workplace, *, platforms: Sequence[Platform] | None) -> Descriptor:
-    """Move an image between two places: all of it, or the platforms asked for. What `target` now means."""
-    place.emit(StageStarted(stage="copy", detail=f"{source} to {target}"))
-    with ExitStack() as stack:
-        store = open_source(source, place.access)
-        stack.callback(store.close)
-        sink = open_target(target, place.access)
-        stack.callback(sink.close)
-        name = target.tag or ""
-        root = transfers.copy(store, source.name, sink, name, platforms=platforms, emit=place.emit, jobs=place.jobs)
-    place.emit(StageFinished(stage="copy", detail=f"{target} is {root.digest}"))
-    return root
-
-
-def inspect(image: Reference, place: Workplace) -> tuple[Descriptor, tuple[Image, ...]]:
-    """What a name means, and the images of all its platforms. No layer is read."""
-    store = open_source(image, place.access)
-    try:
-        root = store.resolve(image.name)
-        parsed = parse_manifest(store.manifest(root), root.media_type)
-        entries = parsed.images() if isinstance(parsed, Index) else (root,)
-        found = (parse_manifest(store.manifest(entry), entry.media_type) for entry in entries)
-        images = (one for one in found if isinstance(one, Manifest))
-        return root, tuple(_whole(store, manifest) for manifest in images)
-    finally:
-        store.close()
-
-
-def _whole(store: Store, manifest: Manifest) -> Image:
-    return parse_image(manifest, b"".join(store.read(manifest.config)))
 
 
 def publish_knowledge(recipe: Recipe, target: Reference, place: Workplace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from composer.errors import NotFound, Problem, RecipeError
 from composer.events import Emit, Warned, ignore
@@ -18,7 +18,10 @@ from composer.network.routes import Routes
 from composer.network.rules import read
 from composer.network.trust import MACHINE
 from composer.oci.credentials import Credential
-from composer.recipe import Network, Recipe, load_network
+
+if TYPE_CHECKING:
+    # What reads recipes is loaded where one is read: a copy needs none, and is to be small.
+    from composer.recipe import Network, Recipe
 
 NGC_HOST: Final = "nvcr.io"
 NGC_USER: Final = "$oauthtoken"
@@ -87,6 +90,8 @@ def of_network(said: Network, base: Path) -> Routes:
 
 def of_file(path: Path, environ: Mapping[str, str], emit: Emit = ignore) -> Routes:
     """What a network file says; `emit` is told what in it we cannot follow. Raises `RecipeError`, `NotFound`."""
+    from composer.recipe import load_network
+
     if _has_rules(path):
         found = read(path)
         for line in found.passed_over:
@@ -104,6 +109,8 @@ def overlaid(recipe: Recipe, path: Path | None, environ: Mapping[str, str]) -> R
 
     Raises `RecipeError`, `NotFound`.
     """
+    from composer.recipe import Network, load_network
+
     if path is None:
         return recipe
     if _has_rules(path):
@@ -156,16 +163,26 @@ def find_logins(recipe: Recipe | None, network: Path | None, environ: Mapping[st
     """The logins that `network.credentials` names, by host. Raises `RecipeError` for a variable that is not set."""
     found: dict[str, Credential] = {}
     problems: list[Problem] = []
-    said = load_network(network, environ=environ) if network and not _has_rules(network) else Network()
-    for host in said.credentials:
-        problems += _login(host, said, str(network), environ, found)
+    said = _said(network, environ)
+    if said:
+        for host in said.credentials:
+            problems += _login(host, said, str(network), environ, found)
     if recipe:
-        for host in recipe.network.credentials.keys() - said.credentials.keys():
+        for host in recipe.network.credentials.keys() - (said.credentials.keys() if said else ()):
             where = recipe.where("network", "credentials", host)
             problems += _login(host, recipe.network, where, environ, found)
     if problems:
         raise RecipeError(problems)
     return found
+
+
+def _said(network: Path | None, environ: Mapping[str, str]) -> Network | None:
+    """What a network file says that is a recipe, or the part of one."""
+    if network is None or _has_rules(network):
+        return None
+    from composer.recipe import load_network
+
+    return load_network(network, environ=environ)
 
 
 def _login(
@@ -189,4 +206,3 @@ def _login(
         username = environ[names.username] if names.username else NGC_USER
         source = f"for {host} in network.credentials (${names.password})"
         found[host] = Credential(username=username, secret=environ[names.password], source=source)
-

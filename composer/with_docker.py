@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from composer.config import BACKENDS_LABEL, UPSTREAM_LABEL, VALIDATION_LABEL
 from composer.custom import LocalBackend, survey_custom
@@ -30,23 +29,7 @@ from composer.oci.names import Reference
 from composer.oci.store import Store
 from composer.plan import public_name, wished
 from composer.recipe import Recipe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DockerWay:
-    """How Docker builds, as opposed to what: options of the command line.
-
-    `network` is the network mode of RUN, `classic` the builder without BuildKit. Without `use_cache` every step is
-    run anew; with `pull` images that the engine has are asked for again.
-    """
-
-    use_cache: bool = True
-    pull: bool = False
-    network: str | None = None
-    classic: bool = False
-
-
-USUAL: Final = DockerWay()
+from composer.workplace import DockerWay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ LONG = (
     *("triton/test_rootfs.py", "triton/test_load.py", "docker/test_quoting.py", "triton/test_quickstart.py"),
     *("triton/test_interrupted.py", "triton/test_silent.py", "docker/test_runner.py"),
     *("faults/test_bad_input.py", "faults/test_interruptions.py", "triton/test_command_line.py"),
-    "registry/test_builds.py",
+    *("registry/test_builds.py", "registry/test_mirror.py"),
 )
 """The modules that take longest, the longest first."""
 

@@ -105,7 +105,7 @@ def files_of(manifest: Manifest) -> dict[str, Descriptor]:
     found = {}
     for blob in manifest.layers:
         path = blob.annotations.get(TITLE, "")
-        _require_inner(path)
+        require_inner(path)
         found[path] = blob
     return found
 
@@ -122,11 +122,12 @@ def folders_of(manifest: Manifest) -> tuple[str, ...]:
     except (ValueError, TypeError) as error:
         raise Corrupt("an artifact has folders that nobody can read") from error
     for path in found:
-        _require_inner(path)
+        require_inner(path)
     return found
 
 
-def _require_inner(path: str) -> None:
+def require_inner(path: str) -> None:
+    """Raise `Corrupt` for a path that leads out of the folder that it starts from."""
     steps = path.split("/")
     if not path or posixpath.isabs(path) or "\0" in path or any(step in ("", ".", "..") for step in steps):
         raise Corrupt(f"an artifact has a file {path!r}, which leads out of its folder", hint="do not trust its maker")

@@ -12,12 +12,14 @@ from pydantic import BaseModel
 
 from composer.bundle.artifacts import Piece
 from composer.bundle.writing import digest_of
+from composer.bundling.kinds import name_of
 from composer.errors import Problem, RecipeError
 from composer.events import Emit, Warned
 from composer.files import local_files, unreadable
 from composer.lockfile import SUFFIX
 from composer.models.sources import scheme_of
 from composer.oci.image import sha256
+from composer.oci.names import Reference
 from composer.recipe import Golden, Recipe
 from composer.wheels import read_requirements
 
@@ -26,11 +28,15 @@ _FILE_OPTIONS: Final = ("-r", "--requirement", "-c", "--constraint")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """The files of a recipe, by their paths below a folder that holds all of them; `recipe` is its own path there."""
+    """The files of a recipe, by their paths below a folder that holds all of them; `recipe` is its own path there.
+
+    `layouts` are the image layouts that it starts from, by their paths: the images in there by their tags.
+    """
 
     recipe: str
     pieces: tuple[Piece, ...]
     folders: tuple[str, ...]
+    layouts: Mapping[str, Mapping[str, str]]
 
 
 def folder_of(recipe: Recipe, lock: bytes, emit: Emit) -> Folder:
@@ -42,7 +48,9 @@ def folder_of(recipe: Recipe, lock: bytes, emit: Emit) -> Folder:
     base = Path(os.path.abspath(recipe.base))
     named = list(dict.fromkeys(path for path in _relative(recipe, emit)))
     places = [Path(os.path.normpath(base / path)) for path in named]
-    root = Path(os.path.commonpath([base, *(place.parent for place in places)]))
+    images = [recipe.place(one) for one in _local_images(recipe)]
+    around = [place.parent for place in (*places, *(Path(os.path.abspath(one.place)) for one in images))]
+    root = Path(os.path.commonpath([base, *around]))
     own = (base / recipe.path.name).relative_to(root).as_posix()
     pieces: dict[str, Piece] = {}
     folders: list[str] = []
@@ -52,7 +60,28 @@ def folder_of(recipe: Recipe, lock: bytes, emit: Emit) -> Folder:
             folders += [folder] if folder else []
     for path, data in ((own, recipe.path.read_bytes()), (f"{own.removesuffix(recipe.path.suffix)}{SUFFIX}", lock)):
         pieces[path] = Piece(path=path, source=data, size=len(data), digest=sha256(data))
-    return Folder(recipe=own, pieces=tuple(pieces.values()), folders=tuple(_empty(folders, pieces)))
+    return Folder(
+        recipe=own,
+        pieces=tuple(pieces.values()),
+        folders=tuple(_empty(folders, pieces)),
+        layouts=_layouts(images, root),
+    )
+
+
+def _local_images(recipe: Recipe) -> Iterator[Reference]:
+    """The images that a recipe takes from layouts that lie by it."""
+    given = [recipe.upstream.full, recipe.upstream.min] if recipe.upstream else []
+    for one in (*given, *(backend.image for backend in recipe.custom_backends)):
+        if one and one.transport == "oci" and not os.path.isabs(one.place):
+            yield one
+
+
+def _layouts(images: Iterable[Reference], root: Path) -> Mapping[str, Mapping[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for one in images:
+        path = Path(os.path.abspath(one.place)).relative_to(root).as_posix()
+        found.setdefault(path, {})[one.tag or "latest"] = name_of(one)
+    return found
 
 
 def _taken(recipe: Recipe, place: Path, target: str) -> Iterator[tuple[Piece | None, str]]:
@@ -132,7 +161,5 @@ def _requirements(recipe: Recipe) -> Iterator[Path]:
     """Files of requirements, those that these include, and wheels that lie here."""
     base = Path(os.path.abspath(recipe.base))
     wanted = read_requirements(recipe)
-    for one in (*wanted.wanted, *wanted.constraints):
-        for file in (Path(one.where.rsplit(":", 2)[0]), one.file):
-            if file and os.path.abspath(file) != os.path.abspath(recipe.path or ""):
-                yield Path(os.path.relpath(os.path.abspath(file), base))
+    wheels = (one.file for one in (*wanted.wanted, *wanted.constraints) if one.file)
+    yield from (Path(os.path.relpath(os.path.abspath(file), base)) for file in (*wanted.files, *wheels))

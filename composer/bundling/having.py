@@ -19,7 +19,7 @@ from composer.oci.names import Reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
 from composer.oci.transports import open_source
-from composer.pipeline import Workplace
+from composer.workplace import Workplace
 
 SCHEMA: Final = 1
 _KIND: Final = "tricompose-inventory"

@@ -26,6 +26,8 @@ NAME: Final = "org.tricompose.name"
 """The annotation that says which recipe an artifact is of."""
 RECIPE_PATH: Final = "org.tricompose.recipe"
 """The annotation that says which of an artifact's files is the recipe."""
+LAYOUTS: Final = "org.tricompose.layouts"
+"""The annotation that says which image layouts a recipe starts from: {path: {tag: name of the image in the bundle}}."""
 
 _TYPE: Final = "application/vnd.tricompose.{}.v1"
 

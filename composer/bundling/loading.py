@@ -5,6 +5,7 @@ Every byte of the bundle is read once and verified; blobs move first, and no tag
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from composer.bundle.artifacts import files_of, lay_out, require_free, write_file
+from composer.bundle.artifacts import files_of, lay_out, require_free, require_inner, write_file
 from composer.bundle.document import Found, Item, Need
 from composer.bundle.reading import BundleStore
 from composer.bundle.signing import Trust, require_signature
@@ -31,8 +32,8 @@ from composer.oci.names import Reference, parse_reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
 from composer.oci.transports import open_target
-from composer.pipeline import Workplace
 from composer.words import count, size
+from composer.workplace import Workplace
 
 _SHELVED: Final = re.compile(
     r"models/sha256/[0-9a-f]{64}|models/trees/[0-9a-f]{64}|wheels/sha256/[0-9a-f]{64}/[A-Za-z0-9_.+!-]+\.whl"
@@ -76,7 +77,7 @@ def load(found: Found, to: str | None, place: Workplace, *, into: Path | None, t
     place.emit(StageStarted(stage="load", detail=f"{found.path} to {to or 'the cache'}"))
     with ExitStack() as stack:
         yard = _yard(to, store, place, stack)
-        recipes = _Recipes(store, LayoutStore(place.cache), into) if into else None
+        recipes = _Recipes(store, place, into) if into else None
         yard.require()
         if recipes:
             recipes.require()
@@ -417,7 +418,9 @@ class _Engine(_Yard):
 class _Recipes:
     """The recipes of a bundle, with their files and reports, in folders of their own."""
 
-    def __init__(self, store: BundleStore, cache: LayoutStore, into: Path) -> None:
+    def __init__(self, store: BundleStore, place: Workplace, into: Path) -> None:
+        cache = LayoutStore(place.cache)
+        self._emit, self._jobs = place.emit, place.jobs
         self._store = Stack(store, cache)
         self._bundle = store.bundle
         self._into = into
@@ -436,14 +439,38 @@ class _Recipes:
         """Write them. Returns the recipes' files."""
         for item, folder, manifest in self._all():
             lay_out(manifest, self._store, folder)
+            for path, images in _layouts(manifest).items():
+                self._put_layout(folder / path, images)
             if item.kind == kinds.RECIPE:
                 yield folder / manifest.annotations.get(kinds.RECIPE_PATH, "recipe.yaml")
+
+    def _put_layout(self, place: Path, images: Mapping[str, str]) -> None:
+        """Images that the recipe takes from a folder beside it, where there are none yet."""
+        layout = LayoutStore.ensure(place)
+        found = {item.name: item for item in self._bundle.items}
+        for tag, name in images.items():
+            if name in found and tag not in layout.tags():
+                contents = _present(survey(self._store, found[name].root), found[name])
+                deliver(contents, self._store, layout, tag, emit=self._emit, jobs=self._jobs)
 
     def _all(self) -> Iterator[tuple[Item, Path, Manifest]]:
         for item in self._bundle.items:
             if item.kind in (kinds.RECIPE, kinds.REPORT):
                 manifest = _manifest(self._store, item)
+                _layouts(manifest)
                 yield item, self._into / _word(manifest.annotations), manifest
+
+
+def _layouts(manifest: Manifest) -> Mapping[str, Mapping[str, str]]:
+    """The image layouts that a recipe starts from. Raises `Corrupt` for a path that leads out of its folder."""
+    try:
+        found = json.loads(manifest.annotations.get(kinds.LAYOUTS, "{}"))
+        layouts = {str(path): {str(tag): str(name) for tag, name in images.items()} for path, images in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise Corrupt("the bundle has a recipe whose image layouts nobody can read") from error
+    for path in layouts:
+        require_inner(path)
+    return layouts
 
 
 def _word(notes: Mapping[str, str]) -> str:

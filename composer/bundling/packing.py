@@ -18,7 +18,7 @@ from composer.bundle.writing import Supply, requires, write
 from composer.bundling import kinds
 from composer.bundling.folders import Folder, folder_of
 from composer.bundling.having import known_by
-from composer.bundling.kinds import NAME
+from composer.bundling.kinds import LAYOUTS, NAME, RECIPE_PATH
 from composer.bundling.reports import report_of
 from composer.bundling.toolkit import tool_files
 from composer.errors import NotFound, Unplannable
@@ -33,11 +33,12 @@ from composer.oci.names import TRANSPORTS, Reference
 from composer.oci.referrers import attached_to, referrers_of
 from composer.oci.store import Store
 from composer.oci.transports import open_source
-from composer.pipeline import Outcome, Workplace
+from composer.pipeline import Outcome
 from composer.recipe import Recipe
 from composer.wheels import SHELF as WHEELS
 from composer.with_server import Proving
 from composer.words import count, size
+from composer.workplace import Workplace
 
 _MODELS = "models"
 
@@ -249,7 +250,7 @@ def _artifacts(orders: Sequence[_Order]) -> Iterator[Thing]:
         name = stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"
         lock = _lock_text(order.place.ledger)
         folder = folder_of(order.recipe, lock, order.place.emit)
-        yield _recipe(name, folder, order)
+        yield _recipe(name, folder)
         if order.outcome.reports:
             yield _report(name, order)
     pieces = {piece.path: piece for order in orders for piece in _shelf(order.place.cache, order.place.ledger.used)}
@@ -261,11 +262,11 @@ def _lock_text(ledger: Ledger) -> bytes:
     return (json.dumps(ledger.used.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _recipe(name: str, folder: Folder, order: _Order) -> Thing:
-    notes = {"org.tricompose.recipe": folder.recipe, "org.tricompose.image": kinds.composed_name(order.recipe)}
-    return _artifact(
-        f"recipe/{name}", kinds.RECIPE, folder.pieces, folder.folders, {**notes, "org.tricompose.name": name}
-    )
+def _recipe(name: str, folder: Folder) -> Thing:
+    notes = {NAME: name, RECIPE_PATH: folder.recipe}
+    if folder.layouts:
+        notes[LAYOUTS] = json.dumps(folder.layouts, sort_keys=True)
+    return _artifact(f"recipe/{name}", kinds.RECIPE, folder.pieces, folder.folders, notes)
 
 
 def _report(name: str, order: _Order) -> Thing:

@@ -23,12 +23,12 @@ from composer.errors import NotFound, Unplannable
 from composer.events import StageFinished, StageStarted
 from composer.oci.image import Platform, sha256
 from composer.oci.layout import LayoutStore
-from composer.pipeline import Workplace
 from composer.recipe import parse_recipe
 from composer.rendering import template_text
 from composer.wheels import Shelf, fetch_wheels
 from composer.wheels.target import MACHINES, Target
 from composer.words import count
+from composer.workplace import Workplace
 
 TOOL: Final = "tricompose"
 FOLDER: Final = "tool"

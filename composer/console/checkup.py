@@ -55,12 +55,13 @@ def _shown(text: str) -> str:
 
 def _verdict(checkup: Checkup) -> Text:
     told = [(level, checkup.count(level)) for level in LEVELS if level != "ok" and checkup.count(level)]
-    words = {"problem": "problem", "warning": "warning", "unknown": "thing unknown"}
-    parts = [Text(count(number, words[level]), style=_STYLES[level]) for level, number in told]
+    parts = [Text(_counted(number, level), style=_STYLES[level]) for level, number in told]
     parts = parts or [Text("nothing is wrong", style="bold green")]
-    return Text.assemble(
-        Text(", ").join(parts), f"; {checkup.count('ok')} looks found nothing, in ", duration(checkup.seconds)
-    )
+    return Text.assemble(Text(", ").join(parts), f", {checkup.count('ok')} well; it took ", duration(checkup.seconds))
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if word == "unknown" else count(number, word)
 
 
 def network_text(lines: Lines) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from composer import words
 from composer.console.failures import explain
 from composer.console.tables import table
-from composer.mirroring import Mirrored
+from composer.mirroring import Mirrored, summary
 
 
 def mirrored_json(found: Sequence[Mirrored], rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,8 +52,7 @@ def mirrored_text(found: Sequence[Mirrored], rules: str) -> Iterator[RenderableT
         made.add_row(*map(Text, (*cells, words.short(one.digest or ""))))
     yield made
     yield Text()
-    counts = Counter(one.action for one in found)
-    yield Text(", ".join(f"{number} {action}" for action, number in counts.items()) or "nothing to mirror")
+    yield Text(summary(found))
     if rules:
         yield from (Text(), Text(rules.rstrip()))
 

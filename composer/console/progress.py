@@ -58,6 +58,8 @@ class Blob:
     verb: str
     done: int = 0
     total: int = 0
+    resumed: int = 0
+    """Of `done`, what was here from an earlier run."""
 
     @property
     def active(self) -> bool:
@@ -93,6 +95,7 @@ class Stage:
         made = Blob(title=event.title, spared=event.action in _SPARED, verb=event.action)
         blob = self.blobs.setdefault(event.digest, made)
         blob.done = max(blob.done, event.done)
+        blob.resumed = max(blob.resumed, event.resumed)
         blob.total = max(blob.total, event.total, blob.done)
         if not self.samples or now - self.samples[-1][0] > _WINDOW / 40:
             self.samples.append((now, self.moved))
@@ -102,7 +105,12 @@ class Stage:
     @property
     def moved(self) -> int:
         """Bytes that really moved."""
-        return sum(blob.done for blob in self.blobs.values() if not blob.spared)
+        return sum(blob.done - blob.resumed for blob in self.blobs.values() if not blob.spared)
+
+    @property
+    def resumed(self) -> int:
+        """Bytes that were here from an earlier run that was cut off."""
+        return sum(blob.resumed for blob in self.blobs.values())
 
     @property
     def done(self) -> int:
@@ -134,17 +142,20 @@ class Stage:
         if self.ended:
             cached = self.ended.count("cached")
             return words.count(len(self.ended), "step") + (f", {cached} of them cached" if cached else "")
-        layers = [blob for blob in self.blobs.values() if blob.title != "config"]
+        layers = [blob for blob in self.blobs.values() if blob.title not in ("config", "manifest")]
         spared = sum(blob.spared for blob in layers)
         moved = len(layers) - spared
         if not self.blobs:
             return ""
+        if all(blob.title == "manifest" for blob in self.blobs.values()):
+            return "nothing has changed"
+        earlier = f", {words.size(self.resumed)} were here from before" if self.resumed else ""
         if any(blob.verb == "read" for blob in self.blobs.values()):
-            return f"{words.size(self.moved)} read"
+            return f"{words.size(self.moved)} read{earlier}"
         if any(blob.verb == "fetched" for blob in self.blobs.values()):
             return f"{words.size(self.moved)} fetched"
         reused = f"{words.count(spared, 'layer')} reused"
-        return f"{reused}, {moved} copied, {words.size(self.moved)} sent"
+        return f"{reused}, {moved} copied, {words.size(self.moved)} sent{earlier}"
 
 
 class Board:

@@ -27,8 +27,8 @@ from composer.errors import TricomposeError
 from composer.events import Emit, StageFinished, StageStarted
 from composer.network.routes import Routes
 from composer.network.trust import Trust
-from composer.pipeline import Workplace
 from composer.recipe import Recipe
+from composer.workplace import Workplace
 
 HOST: Final[Mapping[str, Callable[[Visit], Iterator[Finding]]]] = {
     "the name": hosts.names,
@@ -160,7 +160,7 @@ class _Running:
 
 def _looked(looks: Sequence[Look], subject: Subject, findings: list[Finding]) -> None:
     for look in looks:
-        findings += look(subject)
+        _take(partial(look, subject), findings)
 
 
 def _visit(visit: Visit, findings: list[Finding]) -> None:
@@ -169,11 +169,21 @@ def _visit(visit: Visit, findings: list[Finding]) -> None:
         if visit.blocked or (name in _OF_REGISTRIES and not visit.host.registry):
             continue
         visit.now = name
-        try:
-            findings += look(visit)
-        except TricomposeError as error:  # what no look has a word for
-            findings.append(Finding(id="host.failing", level="problem", saw=error.message, fix=error.hint or ""))
+        if not _take(partial(look, visit), findings):
             return
+
+
+def _take(look: Callable[[], Iterator[Finding]], findings: list[Finding]) -> bool:
+    """Take what a look finds, as it comes. Whether it came to its end: for the rest no look has a word."""
+    try:
+        findings += look()
+    except TricomposeError as error:
+        findings.append(Finding(id="host.failing", level="problem", saw=error.message, fix=error.hint or ""))
+    except OSError as error:
+        findings.append(Finding(id="host.failing", level="problem", saw=str(error)))
+    else:
+        return True
+    return False
 
 
 def _told(visit: Visit, run: _Running) -> Group:

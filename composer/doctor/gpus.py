@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,9 @@ from composer.doctor.subject import Subject
 from composer.releases.drivers import gpu_needs, parsed
 
 _LOADED: Final = Path("/proc/driver/nvidia/version")
+_PCI: Final = Path("/sys/bus/pci/devices")
+_NVIDIA: Final = "0x10de"
+_DISPLAYS: Final = ("0x0300", "0x0302")
 _CDI: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _CDI_SECONDS: Final = 5
 
@@ -38,7 +42,7 @@ def gpu(subject: Subject) -> Iterator[Finding]:
     yield Finding(id="gpu.ok", level="ok", saw=saw, facts=facts)
     for release in sorted({recipe.triton for recipe in subject.recipes if recipe.triton}):
         yield from judge_driver(release, here, subject)
-    yield from _toolkit(subject)
+    yield from toolkit(subject)
 
 
 def _wanted(subject: Subject) -> bool:
@@ -52,10 +56,22 @@ def _none(subject: Subject, here: Look) -> Finding:
         why = "the driver's kernel part is there: its library is of another version, or /dev/nvidia* is not passed in"
         saw = f"no GPU can be used: {here.trouble or 'the driver names none'}"
         return Finding(id="driver.broken", level=level, saw=saw, why=why, fix="nvidia-smi; sudo reboot")
-    saw = here.trouble or "NVIDIA's driver is there, and names no GPU"
     why = "images are composed without; what needs a GPU cannot be proved here, and is reported as unverified"
-    fix = subject.remedies.install("nvidia-driver") if here.trouble else ""
-    return Finding(id="gpu.none", level=level, saw=saw, why=why, fix=fix)
+    if not has_hardware():
+        return Finding(id="gpu.none", level=level, saw="this machine has no NVIDIA GPU", why=why)
+    saw = here.trouble or "NVIDIA's driver is there, and names no GPU"
+    fix = subject.remedies.install("nvidia-driver") if here.trouble else "nvidia-smi"
+    return Finding(id="driver.absent", level=level, saw=saw, why=why, fix=fix)
+
+
+def has_hardware(devices: Path = _PCI) -> bool:
+    """Whether a device of NVIDIA's is on a bus, or this is Windows' Linux, which shows none. Source: sysfs-bus-pci."""
+    for device in devices.glob("*/vendor"):
+        with suppress(OSError):
+            kind = device.with_name("class").read_text().strip()
+            if device.read_text().strip() == _NVIDIA and kind.startswith(_DISPLAYS):
+                return True
+    return Path("/dev/dxg").exists()
 
 
 def judge_driver(release: str, here: Look, subject: Subject) -> Iterator[Finding]:
@@ -85,7 +101,7 @@ def judge_driver(release: str, here: Look, subject: Subject) -> Iterator[Finding
             yield Finding(id="gpu.old", level="problem", saw=saw, why=why, fix="an older release: tricompose releases")
 
 
-def _toolkit(subject: Subject) -> Iterator[Finding]:
+def toolkit(subject: Subject) -> Iterator[Finding]:
     """How a container of Docker's gets at the GPU: NVIDIA's runtime, or CDI."""
     runtimes = _runtimes(subject)
     devices = [path for folder in _CDI for path in sorted(folder.glob("*.y*ml")) + sorted(folder.glob("*.json"))]
@@ -109,9 +125,10 @@ def _toolkit(subject: Subject) -> Iterator[Finding]:
         why = "docker run --gpus fails: could not select device driver"
         yield Finding(id="toolkit.not-configured", level="warning", saw=saw, why=why, fix=fix, facts=facts)
     else:
+        version = facts["nvidia-ctk"] or "not in PATH"
         by = "CDI" if devices and "nvidia" not in (runtimes or ()) else "the runtime nvidia"
-        saw = f"containers get at the GPU by {by}; nvidia-ctk is {facts['nvidia-ctk'] or 'not in PATH'}"
-        yield Finding(id="toolkit.ok", level="ok", saw=saw, facts=facts)
+        got = f"containers get at the GPU by {by}" if devices or runtimes else "there is no Docker to be set up"
+        yield Finding(id="toolkit.ok", level="ok", saw=f"{got}; nvidia-ctk is {version}", facts=facts)
 
 
 def _runtimes(subject: Subject) -> list[str] | None:

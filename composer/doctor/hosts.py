@@ -35,6 +35,7 @@ from composer.doctor.reaching import (
 from composer.doctor.resolving import judge_names, look_up
 from composer.doctor.visit import Visit
 from composer.errors import TricomposeError
+from composer.network.names import THIS_MACHINE
 from composer.network.nameservers import is_address, parse_address
 from composer.network.proxies import Proxy, address_for, from_environment, parse_proxy, passes
 from composer.oci.trouble import diagnose
@@ -64,7 +65,8 @@ def names(visit: Visit) -> Iterator[Finding]:
     if not found.addresses:
         visit.blocked = True
         return
-    visit.tried = [Tried(address=parse_address(one, port)) for one in found.addresses if one != "host-gateway"]
+    addresses = ["127.0.0.1" if one == THIS_MACHINE else one for one in found.addresses]
+    visit.tried = [Tried(address=parse_address(one, port)) for one in addresses]
 
 
 def _proxy(visit: Visit) -> Proxy | None:

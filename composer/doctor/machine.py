@@ -14,6 +14,7 @@ from composer import words
 from composer.doctor.finding import Finding, Level
 from composer.doctor.rules import Rules
 from composer.doctor.subject import Subject
+from composer.lock import images_of
 from composer.oci.layout import free_bytes
 from composer.runners.rootfs import RootfsRunner
 
@@ -37,7 +38,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
         yield Finding(id="disk.denied", level="problem", saw=saw, fix=fix, facts=facts)
     elif missing is None:
         saw = f"{words.size(free)} are free in {cache}; how much is to be fetched is not known"
-        yield Finding(id="disk.unknown", level="unknown" if subject.recipes else "ok", saw=saw, facts=facts)
+        yield Finding(id="disk.unknown", level="unknown" if _fetches(subject) else "ok", saw=saw, facts=facts)
     elif free < missing * _SPARE:
         saw = f"only {words.size(free)} are free in {cache}, and up to {words.size(missing)} are to be fetched"
         why = "what is cut out of the layers is kept there, and files that are fetched"
@@ -66,6 +67,10 @@ def _missing(subject: Subject) -> int | None:
     images = [seen for visit in subject.visits for seen in visit.images]
     blobs = {layer.digest: layer.size for seen in images for layer in seen.missing}
     return sum(blobs.values()) if images else None
+
+
+def _fetches(subject: Subject) -> bool:
+    return any(image.transport == "docker" for recipe in subject.recipes for image in images_of(recipe))
 
 
 def _existing(path: Path) -> Path:
@@ -149,4 +154,6 @@ def rules(subject: Subject, rules: Rules) -> Iterator[Finding]:
             saw = f"{path} has mirrors that are not used: {named}"
             yield Finding(id="rules.unread", level="warning", saw=saw, why=why, fix=fix, facts={"path": str(path)})
     for path, message in rules.broken.items():
-        yield Finding(id="rules.broken", level="warning", saw=message, why="what is in it is not known", fix=str(path))
+        yield Finding(
+            id="rules.broken", level="warning", saw=message, why="what is in it is not known", fix=f"sudoedit {path}"
+        )

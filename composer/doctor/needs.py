@@ -14,9 +14,9 @@ from composer.network_files import CUDA_REPOS
 from composer.oci.credentials import DOCKER_HUB
 from composer.oci.names import Reference, parse_reference
 from composer.oci.wire import HUB_HOST
-from composer.pipeline import Workplace
 from composer.recipe import Recipe
 from composer.wheels.sources import find_sources
+from composer.workplace import Workplace
 
 _PYPI: Final = ("https://pypi.org/simple/", "https://files.pythonhosted.org/")
 _UBUNTU: Final = "http://archive.ubuntu.com/ubuntu"
@@ -115,8 +115,8 @@ def _without_recipe(origin: Reference, routes: Routes, spare: Routes) -> Iterato
 
 def _places(origin: Reference, routes: Routes, spare: Routes) -> dict[Reference, bool]:
     """Where to ask for an image, and whether that is only tried."""
-    ours = routes.places(origin)
-    return {**dict.fromkeys(spare.places(origin), True), origin: True, **dict.fromkeys(ours, False)} if ours else {}
+    tried = [one for one in spare.places(origin) if one != origin]
+    return {**dict.fromkeys(tried, True), **dict.fromkeys(routes.places(origin), False)}
 
 
 def _sources(origin: Reference, routes: Routes, spare: Routes, *, optional: bool) -> Iterator[Host]:

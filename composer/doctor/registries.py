@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 
 from composer import words
+from composer.doctor import hosts
 from composer.doctor.finding import Finding
-from composer.doctor.needs import Image
+from composer.doctor.needs import Host, Image
 from composer.doctor.reaching import CONNECT
 from composer.doctor.visit import Seen, Visit
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError
@@ -91,12 +94,24 @@ def login(visit: Visit) -> Iterator[Finding]:
             yield _rejected(visit, reference, error, whose)
         except TricomposeError as error:
             visit.blocked = True
-            why = "without tokens the registry lets nobody in; its token service may be another host"
+            why = "without tokens the registry lets nobody in"
             fix = error.hint or ""
             yield Finding(id="token.unreachable", level="problem", saw=error.message, why=why, fix=fix, facts=facts)
+            yield from _way_to_tokens(visit)
         else:
             saw = f"the login {whose} is taken" if found else "no login is kept for it: it is asked as anybody"
             yield Finding(id="login.ok" if found else "login.none", level="ok", saw=saw, facts=facts)
+
+
+def _way_to_tokens(visit: Visit) -> Iterator[Finding]:
+    """What is wrong on the way to a token service that is another host than the registry."""
+    if not visit.elsewhere:
+        return
+    parts = urlsplit(visit.elsewhere)
+    other = replace(visit, host=Host(authority=parts.netloc, scheme=parts.scheme), findings=[], blocked=False)
+    for look in (hosts.names, hosts.connection, hosts.proxy, hosts.tls):
+        if not other.blocked:
+            yield from (one for one in look(other) if one.level != "ok")
 
 
 def _rejected(visit: Visit, reference: Reference, error: Denied, whose: str | None) -> Finding:

@@ -72,7 +72,11 @@ def look_up(name: str, port: int, routes: Routes, besides: Sequence[str] = ()) -
     """Ask everybody at once: the servers that the routes name, the system and its servers, and those `besides`."""
     if is_address(name):
         return Names(name=name, fixed=(name,))
-    fixed = routes.hosts.get(f"{name}:{port}") or routes.hosts.get(name) or ()
+    known = {key.lower().rstrip("."): addresses for key, addresses in routes.hosts.items()}
+    plain = name.lower().rstrip(".")
+    fixed = known.get(f"{plain}:{port}") or known.get(plain) or ()
+    if plain == "localhost" or plain.endswith(".localhost"):  # by RFC 6761 no server's business
+        return Names(name=name, fixed=fixed, asked=[ask_system(name)])
     others = [one for one in besides if one not in routes.dns]
     calls = [partial(ask_server, one, name) for one in (*routes.dns, *others)]
     answers = within(_SERVER, [*calls, partial(ask_system, name)])
@@ -205,14 +209,13 @@ def _lost(names: Names) -> Finding:
     """Nobody whom we ask has an address. The last one asked is the system."""
     telling = next((one for one in names.others if one.addresses), None)
     fault = _fault(names.asked)
-    said = "; ".join(f"{one.whom} {one.said}" for one in names.asked)
-    other = f"; {telling.whom} {telling.said}" if telling else ""
+    said = "; ".join(f"{one.whom} {one.said}" for one in (*names.asked, *names.others))
     return Finding(
         id=f"name.{fault}",
         level="problem",
-        saw=f"{names.name}: {said}{other}",
+        saw=f"{names.name}: {said}",
         why=_REASONS[fault],
-        fix=_ADVICE[fault].format(name=names.name),
+        fix="" if telling else _ADVICE,
         network=_lines(names, telling),
         facts=_facts(names),
     )
@@ -231,13 +234,9 @@ _REASONS: Final = {
     "refused": "the name server is not for us: it answers its own network only",
     "empty": "the name exists for other things than addresses, or a filter took them out",
 }
-_ADVICE: Final = {
-    "unknown": "dig {name} @1.1.1.1   (from a machine that may; then network: {{hosts: {{{name}: ADDRESS}}}})",
-    "silent": "cat /etc/resolv.conf; dig {name}   (then network: {{dns: [ADDRESS]}} with a server that answers)",
-    "failing": "dig +trace {name}   (then network: {{dns: [ADDRESS]}} with another server)",
-    "refused": "cat /etc/resolv.conf   (then network: {{dns: [ADDRESS]}} with the server of this network)",
-    "empty": "dig {name} A; dig {name} AAAA",
-}
+_ADVICE: Final = (
+    "tricompose doctor --dns ADDRESS   (any name server that knows it: the lines that mend it are then written)"
+)
 
 
 def _lines(names: Names, telling: Answer | None) -> dict[str, object]:

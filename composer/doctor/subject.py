@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from composer.doctor.remedies import Remedies
 from composer.doctor.visit import Visit
-from composer.pipeline import Workplace, needs_docker
+from composer.pipeline import needs_docker
 from composer.recipe import Recipe
+from composer.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

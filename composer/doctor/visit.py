@@ -13,7 +13,7 @@ from composer.network.proxies import Proxy
 from composer.network.trust import Trust
 from composer.oci.image import Descriptor, Platform
 from composer.oci.names import Reference
-from composer.pipeline import Workplace
+from composer.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

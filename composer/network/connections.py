@@ -198,4 +198,3 @@ class Adapter(HTTPAdapter):
                 Obstructed(parse_proxy(address).shown, "it answers 407", status=407), request=request
             )
         return response
-

@@ -29,6 +29,9 @@ THIS_MACHINE: Final = "host-gateway"
 SYSTEM: Final = "this machine"
 """Who was tried, where it was the machine's own resolver."""
 
+_LEAST: Final = 3.0
+"""Seconds that an address is given, however many others there are: a packet may be lost."""
+
 _KEPT: Final = (5.0, 300.0)
 """Seconds that an answer of a name server is believed at least and at most."""
 
@@ -98,7 +101,8 @@ class Names:
         tried: list[Tried] = []
         for number, address in enumerate(addresses):
             # Each may take its share of what is left, so that one that swallows everything leaves time for the next.
-            share = max(until - time.monotonic(), 0.1) / (len(addresses) - number)
+            left = max(until - time.monotonic(), 0.1)
+            share = max(left / (len(addresses) - number), min(left, _LEAST))
             try:
                 made = _connected(address, share, source, options)
             except OSError as error:

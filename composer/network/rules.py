@@ -390,7 +390,7 @@ def _registries(routes: Routes) -> Written:
     """The registries.conf of Podman, skopeo, Buildah and CRI-O."""
     places = [host for host in sorted(routes.insecure) if not _told(host, routes)]
     keys = [key for key in dict.fromkeys([*routes.mirrors, *sorted(routes.blocked), *places]) if _fits_registries(key)]
-    lines = [f"{MARK}, for Podman, skopeo, Buildah and CRI-O: /etc/containers/{REGISTRIES}"]
+    lines = [f"{MARK}, for Podman, skopeo, Buildah and CRI-O: /etc/containers/{REGISTRIES}.d/*.conf"]
     for key in keys:
         lines += ["", *_registry(key, routes)]
     lost = [key for key in (*routes.mirrors, *routes.blocked) if not _fits_registries(key)]

@@ -12,7 +12,9 @@ Sources: the OCI image layout; the Docker image specification v1.2; `docker save
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import posixpath
@@ -24,6 +26,7 @@ from typing import Any, Final
 
 from composer.errors import Corrupt, NoRoom, NotFound, Unplannable
 from composer.events import Emit
+from composer.oci import partials
 from composer.oci.copy import Contents, deliver, survey
 from composer.oci.image import (
     DOCKER_CONFIG,
@@ -56,7 +59,7 @@ from composer.oci.layout import (
     write_all,
 )
 from composer.oci.names import is_docker_name
-from composer.oci.store import CHUNK, Store, verified
+from composer.oci.store import CHUNK, Content, Store, from_place, origin_of, require_whole
 
 DOCKER_INDEX: Final = "manifest.json"
 CONTAINERD_NAME: Final = "io.containerd.image.name"
@@ -66,6 +69,9 @@ BLOCK: Final = tarfile.BLOCKSIZE
 
 _SMALL: Final = 32 << 20
 """A JSON document of an archive larger than this is refused rather than read into memory."""
+
+_BLURRED: Final = 1 << 20
+"""Bytes before a hole that may not have been written: no file system has larger blocks."""
 
 _LINKS: Final = 8
 _COMPRESSED: Final = {b"\x1f\x8b": "gunzip", b"\x28\xb5": "unzstd", b"\xfd7": "unxz", b"BZ": "bunzip2"}
@@ -364,12 +370,18 @@ class ArchiveTarget:
         contents = survey(source, sole_image(source, root) if self._docker else root)
         tag, full_name = self._spell(name)
         archive = plan_archive(contents, tag=tag, full_name=full_name)
-        lock, self._half_made = self._begin(archive.size)
+        lock, self._half_made = self._begin(archive)
+        sink = _ArchiveSink(self._half_made, archive)
         try:
-            sink = _ArchiveSink(self._half_made, archive)
             received = deliver(contents, source, sink, name, emit=emit, jobs=jobs)
             with room(self._path):
                 os.replace(self._half_made, self._path)
+        except (NoRoom, Corrupt):
+            raise
+        except BaseException:
+            if sink.came >= partials.LEAST:
+                self._half_made = None  # the next run goes on with it
+            raise
         finally:
             os.close(lock)
             self.close()
@@ -390,22 +402,54 @@ class ArchiveTarget:
         full = f"{self._path.name.removesuffix('.tar').lower()}:{tag}"
         return tag, full if is_docker_name(full) else None
 
-    def _begin(self, size: int) -> tuple[int, Path]:
-        """A locked new file beside the target; what killed runs left there goes."""
+    def _begin(self, archive: Archive) -> tuple[int, Path]:
+        """A locked file beside the target: that of a run that broke off, if it was to be the same, or a new one."""
         folder, prefix = self._path.absolute().parent, f".{self._path.name}.part-"
         if self._path.is_dir():
             raise NoRoom(f"{self._path} is a directory", hint=f"{self.label}/image.tar")
         with room(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            sweep(file for file in folder.iterdir() if file.name.startswith(prefix))
-            require_room(folder, size)
-            return begin_file(folder, prefix)
+            left = [file for file in folder.iterdir() if file.name.startswith(prefix)]
+            taken = next((found for file in left if (found := _take_up(file, archive))), None)
+            sweep(file for file in left if taken is None or file != taken[1])
+            require_room(folder, archive.size - (os.fstat(taken[0]).st_blocks * 512 if taken else 0))
+            return taken or begin_file(folder, prefix)
+
+
+def _take_up(path: Path, archive: Archive) -> tuple[int, Path] | None:
+    """A file that a run left which broke off, locked, if it was to be this very archive and nobody is at it."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), path.stat()) and _is_of(handle, archive):
+            return handle, path
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+def _is_of(handle: int, archive: Archive) -> bool:
+    small = (
+        (archive.places[name].offset - BLOCK, header(name, len(data)) + data) for name, data in archive.small.items()
+    )
+    return os.fstat(handle).st_size == archive.size and all(
+        os.pread(handle, len(data), at) == data for at, data in small
+    )
 
 
 class _ArchiveSink:
-    """Blobs go to their places in a file, in any order. The file is one archive once all are there."""
+    """Blobs go to their places in a file, in any order. The file is one archive once all are there.
+
+    `came` is how many bytes came that can be gone on with. How far a blob had come is seen by where the file has its
+    first hole: what was never written takes no space.
+    """
 
     def __init__(self, path: Path, archive: Archive) -> None:
+        self.came = 0
         self._path = path
         self._archive = archive
         with room(path), path.open("r+b") as file:
@@ -432,13 +476,46 @@ class _ArchiveSink:
             with room(self._path):
                 file.seek(self._archive.places[name].offset - BLOCK)
                 write_all(file, header(name, descriptor.size))
-            for chunk in verified(content(), descriptor, origin="the source"):
-                with room(self._path):
-                    write_all(file, chunk)
+            start = self._archive.places[name].offset
+            there = _written(file, start, descriptor.size) if isinstance(content, Content) else 0
+            try:
+                self._fill(file, start, there, descriptor, content)
+            except Corrupt:
+                if not there:
+                    raise
+                self._fill(file, start, 0, descriptor, content)
+
+    def _fill(
+        self, file: io.FileIO, start: int, there: int, descriptor: Descriptor, content: Callable[[], Iterator[bytes]]
+    ) -> None:
+        """Write what is missing of a blob after its first `there` bytes. Raises `Corrupt` unless it is right then."""
+        file.seek(start)
+        digest, size = hashlib.sha256(), there
+        while there and (piece := file.read(min(CHUNK, there))):
+            digest.update(piece)
+            there -= len(piece)
+        for chunk in from_place(content, size):
+            size += len(chunk)
+            if size > descriptor.size:
+                break
+            digest.update(chunk)
+            with room(self._path):
+                write_all(file, chunk)
+            self.came += len(chunk) if isinstance(content, Content) else 0
+        require_whole(descriptor, size, digest, origin_of(content))
 
     def publish(self, raw: bytes, media_type: str, name: str | None) -> Descriptor:
         """Manifests and names were written first: nobody sees them before the file has its name."""
         return Descriptor.of(raw, media_type)
+
+
+def _written(file: io.FileIO, start: int, size: int) -> int:
+    """How many bytes of a blob are surely there. Blocks that are written in part count as holes."""
+    try:
+        hole = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+    except OSError:
+        return 0
+    return size if hole >= start + size else max(hole - start - _BLURRED, 0)
 
 
 def header(name: str, size: int, mode: int = 0o644) -> bytes:

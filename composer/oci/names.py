@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from composer.errors import NotFound
@@ -85,14 +84,6 @@ def parse_reference(text: str) -> Reference:
     if transport == "docker-daemon":
         return _parse_daemon(text, rest)
     return _parse_path(transport, text, rest)
-
-
-def mirrored(reference: Reference, mirrors: Mapping[str, Sequence[str]]) -> tuple[Reference, ...]:
-    """Where to ask for an image: its registry's mirrors (`host` or `host/path`, in order), or where it says itself."""
-    if reference.transport != "docker" or not mirrors.get(reference.host):
-        return (reference,)
-    places = (f"{mirror.strip('/')}/{reference.repository}" for mirror in mirrors[reference.host])
-    return tuple(replace(reference, place=place) for place in places)
 
 
 def is_docker_name(text: str) -> bool:

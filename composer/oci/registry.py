@@ -5,6 +5,7 @@ Downloads go on where they broke off, uploads too where the registry keeps what 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
@@ -278,9 +279,10 @@ class RegistryStore:
     def _learn(self, raw: bytes, media_type: str) -> None:
         """A manifest that is here names blobs that are here."""
         if self._journal and media_type in MANIFESTS:
-            parsed = parse_manifest(raw, media_type)
-            if isinstance(parsed, Manifest):
-                self._remember(parsed.config, *parsed.layers)
+            with contextlib.suppress(Corrupt):
+                parsed = parse_manifest(raw, media_type)
+                if isinstance(parsed, Manifest):
+                    self._remember(parsed.config, *parsed.layers)
 
     def _ask_for_referrers(self, digest: str) -> tuple[Descriptor, ...] | None:
         """The referrers that the registry lists itself; None where it does not know how to."""

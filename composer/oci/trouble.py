@@ -24,6 +24,12 @@ class Trouble:
     kind: str
     error: Unreachable
 
+    @property
+    def way_out(self) -> str | None:
+        """The hint, where it is of use for any host and not for registries alone."""
+        hint = self.error.hint or ""
+        return hint if self.kind in ("untrusted", "proxy") or "network: {" in hint else None
+
 
 def diagnose(error: BaseException, place: str) -> Trouble:
     """Tell apart what went wrong from the chain of exceptions that requests and urllib3 make of it."""
@@ -98,7 +104,9 @@ def _tls(cause: ssl.SSLError, place: str) -> Trouble:
     reason = cause.reason or ""
     own = f"network: {{certs_d: DIR}}, with DIR/{place}/client.cert and client.key"
     if isinstance(cause, ssl.SSLEOFError):
-        message = f"{place} hung up in the middle of TLS: a firewall may not let it through, or a client certificate lacks"
+        message = (
+            f"{place} hung up in the middle of TLS: a firewall may not let it through, or a client certificate lacks"
+        )
         return _trouble("tls", message, f"curl -v https://{place}/v2/; or {own}")
     if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
         message = f"{place} wants a client certificate, or another one (TLS: {reason})"

@@ -74,7 +74,6 @@ class Upload:
         self._what = f"an upload of {descriptor.digest} to {repository}"
         self._session: str | None = None
         self._place = 0
-        self._told: int | None = None
         self._closing = False
         self._tape: _Tape | None = None
 
@@ -93,10 +92,13 @@ class Upload:
             except (Denied, NotFound, Unreachable):
                 return False
             except Interrupted as cut:
-                # To wait a little, if that is what is asked for, is cheaper than to send the blob.
                 if cut.after is None:
                     return False
-                patience.wait(cut)
+                # To wait as we are asked to is cheaper than to send the blob.
+                with contextlib.suppress(Unreachable):
+                    patience.wait(cut)
+                    continue
+                return False
 
     def send(self, content: Callable[[], Iterator[bytes]]) -> None:
         """Upload the blob. It is in the repository once this returns.
@@ -207,9 +209,15 @@ class Upload:
 
     def _open(self, tape: _Tape, patience: Patience) -> bool:
         """Begin, and be done with it at once where the blob is small and the registry can."""
-        if self._manners.posts and self._descriptor.size <= _SMALL:
+        if not self._manners.posts or self._descriptor.size > _SMALL:
+            return self._begin("", self._scopes)
+        try:
             return self._post(tape, patience)
-        return self._begin("", self._scopes)
+        except Interrupted as cut:
+            if cut.after is not None:
+                raise
+            self._manners.posts = False
+            return False
 
     def _post(self, tape: _Tape, patience: Patience) -> bool:
         """The whole blob in one request. A registry that does not know that begins a session, or says so."""
@@ -275,7 +283,6 @@ class Upload:
             self._manners.step = _STEP
             self.cancel()
         elif status in _LOST:
-            self._told = _bytes_held(response)
             raise Interrupted(Unreachable(f"{self._wire.host} lost {self._what}"))
         else:
             self._session = self._wire.location(response)
@@ -314,9 +321,7 @@ class Upload:
             return True
         if self._session is None:
             return False
-        held, self._told = self._held(), self._told
-        held = held if held is not None else self._told
-        self._told = None
+        held = self._held()
         if held is None or held > self._descriptor.size:
             self.cancel()
             return False
@@ -335,10 +340,13 @@ class Upload:
             accept=(200, 202, 204, 400, 405, *_LOST),
             timeout=timeout,
         )
-        held = _bytes_held(response) if response.status_code == 204 else None
-        if held is not None and "Location" in response.headers:
+        found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+        if response.status_code != 204 or not found:
+            return None
+        if "Location" in response.headers:
             self._session = self._wire.location(response)
-        return held
+        # distribution says 0-0 of nothing as well as of one byte.
+        return int(found[1]) + 1 if int(found[1]) else 0
 
     def _is_there(self) -> bool:
         return present(self._wire, self._repository, self._descriptor, self._scopes)
@@ -352,14 +360,6 @@ def present(wire: Wire, repository: str, descriptor: Descriptor, scopes: Scopes)
         response = wire.attempt("GET", path, scopes=scopes, what=what, accept=(200, 404))
     length = response.headers.get("Content-Length", str(descriptor.size))
     return response.status_code == 200 and length == str(descriptor.size)
-
-
-def _bytes_held(response: requests.Response) -> int | None:
-    """What `Range` says of an upload. distribution says 0-0 of nothing as well as of one byte: it is taken for none."""
-    found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
-    if not found:
-        return None
-    return int(found[1]) + 1 if int(found[1]) else 0
 
 
 class _Tape:

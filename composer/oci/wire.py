@@ -127,10 +127,10 @@ class Wire:
         """
 
         def ask(authorization: str | None) -> requests.Response:
-            try:
+            # What went wrong with TLS must not count among the causes of what goes wrong without it.
+            with contextlib.suppress(_NotTls):
                 return self._follow(method, self._url(path), headers or {}, authorization, body, timeout)
-            except _NotTls:
-                return self._follow(method, self._url(path), headers or {}, authorization, body, timeout)
+            return self._follow(method, self._url(path), headers or {}, authorization, body, timeout)
 
         authorization = self._keys.header(scopes)
         response = ask(authorization)

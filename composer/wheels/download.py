@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -14,7 +15,7 @@ import requests
 import urllib3
 
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
-from composer.events import Emit, Logged, Transferred
+from composer.events import Emit, Logged, Transferred, Warned
 from composer.oci.layout import room
 from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import CHUNK
@@ -59,6 +60,23 @@ def _bring(pick: Pick, fresh: Path, sources: Sources, session: requests.Session,
     if parts.scheme not in ("http", "https"):
         _copy(Path(unquote(parts.path) if parts.scheme else pick.location), fresh)
         return
+    places = sources.routes.addresses(pick.location)
+    if not places:
+        hint = f"network: {{mirrors: {{{parts.hostname}: [mirror.example.com]}}}}"
+        raise Unreachable(f"{parts.hostname} may not be asked for {pick.filename}, and has no mirror", hint=hint)
+    *mirrors, last = places
+    for place in mirrors:
+        try:
+            _persist(replace(pick, location=place), fresh, sources, session, emit)
+        except (NotFound, Denied, Unreachable) as error:
+            emit(Warned(message=f"{error.message}: the next mirror is asked"))
+        else:
+            return
+    _persist(replace(pick, location=last), fresh, sources, session, emit)
+
+
+def _persist(pick: Pick, fresh: Path, sources: Sources, session: requests.Session, emit: Emit) -> None:
+    """From one place, until it is here."""
     patience = Patience(_PATIENCE, time.sleep, lambda text: emit(Logged(text=text)))
     while True:
         try:
@@ -89,7 +107,7 @@ def _download(pick: Pick, fresh: Path, sources: Sources, session: requests.Sessi
                     emit(_progress(pick, done, total))
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         trouble = diagnose(error, host)
-        hint = "network: {proxy: {https: ...}, ca_bundle: ...}, or another pip_index"
+        hint = trouble.way_out or "network: {proxy: {https: ...}, ca_bundle: ...}, or another pip_index"
         raise Interrupted(Unreachable(f"{pick.filename}: {trouble.error.message}", hint=hint), unmet=True) from error
     if total and done != total:
         raise Interrupted(Unreachable(f"{pick.filename}: {host} sent {done} of {total} bytes"))

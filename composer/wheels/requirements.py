@@ -37,10 +37,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """All that is wanted, and what only limits the versions of what comes along."""
+    """All that is wanted, and what only limits the versions of what comes along; the `files` that it was read from."""
 
     wanted: tuple[Wanted, ...]
     constraints: tuple[Wanted, ...]
+    files: tuple[Path, ...] = ()
 
     @property
     def hashed(self) -> bool:
@@ -63,7 +64,7 @@ def read_requirements(recipe: Recipe) -> Requirements:
         reader.line(line, recipe.where("packages", "pip", number), recipe.base)
     if reader.problems:
         raise RecipeError(reader.problems)
-    return Requirements(wanted=tuple(reader.wanted), constraints=tuple(reader.constraints))
+    return Requirements(wanted=tuple(reader.wanted), constraints=tuple(reader.constraints), files=tuple(reader.files))
 
 
 class _Refused(Exception):
@@ -81,6 +82,7 @@ class _Reader:
     def __init__(self, base: Path) -> None:
         self.wanted: list[Wanted] = []
         self.constraints: list[Wanted] = []
+        self.files: list[Path] = []
         self.problems: list[Problem] = []
         self._base = base
 
@@ -103,6 +105,7 @@ class _Reader:
             raise _Refused(f"{path}: {error.strerror}", f"ls -l {path}") from error
         except UnicodeDecodeError as error:
             raise _Refused(f"{path} is not UTF-8", f"iconv -f WINDOWS-1252 -t UTF-8 {path}") from error
+        self.files.append(path)
         for number, line in _logical_lines(text):
             self.line(line, f"{path}:{number}:1", path.parent, limits=limits, depth=depth + 1)
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import require
 from tests.far.pages import Person
+from tests.parity.place import BASE, Place, packed, server
 from tests.services.namespaces import Machine
 from tests.services.registry import Registry, login, running_registry
 from tests.turns import in_turn
@@ -28,20 +29,40 @@ ADDRESSES = {NGC: "203.0.113.10", HARBOR: "10.0.0.5", PROXY: "10.0.0.7", PLANT: 
 """Where these are, for those who know. Source of the first: RFC 5737, addresses for documentation."""
 
 
-@pytest.fixture(scope="session")
-def ngc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that proves to be nvcr.io, with an image that has a real Triton in it."""
+@pytest.fixture(scope="session", autouse=True)
+def tools() -> None:
     require("docker-registry", "openssl", "skopeo", "nsenter", "unshare", "ip")
     if os.geteuid() != 0:
         pytest.fail("these tests make network namespaces, which needs root", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def ngc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that proves to be nvcr.io, with an image that has a real Triton in it."""
     folder = tmp_path_factory.mktemp("ngc")
     with in_turn("upstream"):
         make(folder / "upstream")
     with running_registry(folder / "registry", tls=True, name=NGC) as running:
-        for tag in ("24.10-py3-min", "24.10-py3"):
-            line = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{folder}/upstream:{tag}"]
-            subprocess.run([*line, f"docker://{running.host}/{TRITON}:{tag}"], check=True)
+        _push(f"{folder}/upstream:24.10-py3", running, "24.10-py3")
+        _push(f"{folder}/upstream:24.10-py3-min", running, "24.10-py3-min")
         yield running
+
+
+@pytest.fixture(scope="session")
+def small_ngc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """The same with an image that is quickly composed, and that nobody can start."""
+    place = Place(tmp_path_factory.mktemp("small-ngc"))
+    place.upstream(BASE, packed(server("onnxruntime", "python", "tensorrt")), base=1)
+    with running_registry(place.path / "registry", tls=True, name=NGC) as running:
+        _push(f"{place.path}/upstream:full", running, "24.10-py3")
+        _push(f"{place.path}/upstream:min", running, "24.10-py3-min")
+        yield running
+
+
+def _push(layout: str, to: Registry, tag: str) -> None:
+    """By another tool than ours."""
+    line = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{to.host}/{TRITON}:{tag}"]
+    subprocess.run(line, check=True)
 
 
 @pytest.fixture
@@ -58,7 +79,9 @@ def person(tmp_path: Path) -> Callable[..., Person]:
     `authorities` is a file of the certificates of those registries.
     """
 
-    def sits_at(machine: Machine, name: str, *known: Registry, authorities: str = "corp-ca.pem", at: str = HARBOR) -> Person:
+    def sits_at(
+        machine: Machine, name: str, *known: Registry, authorities: str = "corp-ca.pem", at: str = HARBOR
+    ) -> Person:
         folder, home = tmp_path / name, tmp_path / f"home-of-{name}"
         folder.mkdir()
         home.mkdir()

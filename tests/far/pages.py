@@ -28,11 +28,10 @@ class Person:
     def does(self, script: str, *, timeout: float = 240) -> str:
         """Run a script; all that it said. It must succeed."""
         done = self.machine.run(
-            "bash", "-euo", "pipefail", "-c", script, cwd=self.folder, env=self.environ, timeout=timeout
+            "bash", "-euo", "pipefail", "-c", f"exec 2>&1\n{script}", cwd=self.folder, env=self.environ, timeout=timeout
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, f"{script}\n{said}"
-        return said
+        assert done.returncode == 0, f"{script}\n{done.stdout}"
+        return done.stdout
 
     def fails(self, script: str, *, timeout: float = 240) -> tuple[int, str]:
         """Run a script that fails: its exit status, and all that it said."""

@@ -306,7 +306,7 @@ class Flow:
 
 
 def _copy(source: str, target: str, place: pipeline.Workplace) -> None:
-    pipeline.copy(parse_reference(source), parse_reference(target), place, platforms=None)
+    moving.copy(parse_reference(source), parse_reference(target), place, platforms=None)
 
 
 def _mirror(source: str, target: str, place: pipeline.Workplace) -> None:

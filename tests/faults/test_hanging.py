@@ -10,19 +10,24 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from composer import network
 from composer.errors import Unreachable
+from composer.network.routes import Routes
 from composer.oci import wire
+from composer.oci.gates import Gates
 from composer.oci.image import OCI_LAYER, Descriptor
+from composer.oci.store import Store
 from tests.command import tricompose
 from tests.conftest import require
 from tests.services.proxy import Answer, Drip, Hold, Proxy, Rules, Slow, Stall
-from tests.services.registry import Registry, free_port, login, running_registry, store_at
+from tests.services.registry import Registry, free_port, running_registry, store_at
 
 pytestmark = pytest.mark.registry
 
@@ -82,7 +87,7 @@ def test_a_silence_while_reading_is_healed(registry: Registry, rule: Rules) -> N
         store.manifest(store.resolve("1"))
         assert b"".join(store.read(BLOB)) == DATA
         assert time.monotonic() - began < SOON
-        assert rule.times < 0 or rule.times == 0
+        assert rule.times <= 0
         assert proxy.bytes_to_client <= SIZE + 2000
 
 
@@ -112,13 +117,15 @@ def test_a_silence_in_answer_to_an_upload_is_healed(
         assert rule.times <= 0
 
 
-def test_a_handshake_that_is_never_answered_ends() -> None:
+def test_a_handshake_that_is_never_answered_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "CONNECT", 1.0)
     with silent() as port:
-        store = store_at(f"far.example.com:{port}", stall=1, patience=3, hosts={"far.example.com": ("127.0.0.1",)})
+        pinned = network.session(Routes(hosts={"far.example.com": ("127.0.0.1",)}), stall=1)
+        store = store_at(f"far.example.com:{port}/a/b", session=pinned, patience=3)
         began = time.monotonic()
         with pytest.raises(Unreachable, match=f"far.example.com:{port}"):
             store.resolve("1")
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < SOON
 
 
 def test_a_token_service_that_says_nothing_ends(tmp_path: Path) -> None:
@@ -161,36 +168,27 @@ def test_a_line_that_is_merely_slow_is_alive(registry: Registry, monkeypatch: py
 # -- pauses that were asked for --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dated", [False, True], ids=["seconds", "date"])
-@pytest.mark.parametrize(("times", "pause", "limit"), [(3, 2, 8.0), (12, 1, 16.0)], ids=["3-of-2-s", "12-of-1-s"])
+@pytest.mark.parametrize(
+    ("times", "pause", "limit", "dated"), [(3, 2, 8.0, False), (3, 2, 8.0, True), (6, 1, 8.0, False)]
+)
 def test_many_at_once_get_along_with_a_registry_that_is_asked_too_often(
     registry: Registry, times: int, pause: int, limit: float, dated: bool
 ) -> None:
-    """One request at a time while it refuses, by readers of four stores of one session; then all of them go on."""
-    if dated and times > 3:
-        pytest.fail("a date has whole seconds: many short pauses prove nothing") if pause > 1 else None
+    """Four stores of one session: while it refuses there is one request after each pause; then all of them go on."""
     rule = Answer(path="/blobs/", status=429, times=times, retry_after=pause, dated=dated)
+    gates = Gates()
     with Proxy(registry.port, [rule]) as proxy:
-        stores = sharing(proxy, 4)
         began = time.monotonic()
-        read_all(stores)
+        read_all([store_at(f"{proxy.host}/a/b", gates=gates) for _ in range(4)])
         assert time.monotonic() - began < limit
         asked = [request.at for request in proxy.requests if "/blobs/" in request.path]
-        refused = asked[:times]
         assert len(asked) == times + 4
-        # The first of them may have been on their way together; after that each comes alone, after its pause.
-        alone = refused[4:] or refused[-1:]
-        assert all(later - earlier >= pause * 0.95 for earlier, later in zip(alone, alone[1:], strict=False))
+        # The first few were on their way together.
+        later = [at for at in asked[:times] if at > asked[0] + 0.5]
+        assert all(after - before >= pause * 0.95 for before, after in pairwise(later))
 
 
-def sharing(proxy: Proxy, count: int) -> list[object]:
-    from composer.oci.gates import Gates
-
-    gates = Gates()
-    return [store_at(f"{proxy.host}/a/b", gates=gates) for _ in range(count)]
-
-
-def read_all(stores: list[object]) -> None:
+def read_all(stores: Sequence[Store]) -> None:
     done: list[bytes] = []
     readers = [threading.Thread(target=lambda s=store: done.append(b"".join(s.read(BLOB)))) for store in stores]
     for reader in readers:
@@ -221,4 +219,3 @@ def test_a_black_hole_ends_within_the_time_to_connect(tmp_path: Path) -> None:
     assert said.returncode == 9
     assert time.monotonic() - began < 25
     assert "192.0.2.1" in json.loads(said.stdout)["error"]["message"]
-    assert login(tmp_path / "unused", "x")

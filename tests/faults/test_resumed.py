@@ -235,3 +235,48 @@ def test_of_a_changed_image_only_the_changed_layer_moves(registry: Registry, tmp
             assert tricompose("copy", *names, cwd=tmp_path).returncode == 0
         assert near.bytes_to_client - before[0] < 20_000
         assert far.bytes_to_upstream - before[1] < 20_000
+
+
+@pytest.mark.parametrize(
+    ("transport", "sent"),
+    [("oci-archive:image.tar:1", signal.SIGKILL), ("docker-archive:image.tar:some/image:1", signal.SIGINT)],
+    ids=["oci, killed", "docker, interrupted"],
+)
+def test_an_archive_is_gone_on_with_too(
+    registry: Registry, tmp_path: Path, transport: str, sent: signal.Signals
+) -> None:
+    with Proxy(registry.port, [Slow(path=LARGE.digest, rate=120 * MIB)]) as proxy:
+        command = ("copy", f"docker://{proxy.host}/source/image:1", transport)
+        process = subprocess.Popen([COMMAND, *command], cwd=tmp_path, env=environment(tmp_path), stderr=-1)
+        stopped_at(proxy, process, SIZE // 2, sent)
+        assert len(list(tmp_path.glob(".image.tar.part-*"))) == 1
+        proxy.rules.clear()
+        before = proxy.bytes_to_client
+        assert tricompose(*command, cwd=tmp_path).returncode == 0
+        assert proxy.bytes_to_client - before <= SIZE - before + SPARE
+        assert tricompose(*command[:2], transport.replace("image.tar", "sound.tar"), cwd=tmp_path).returncode == 0
+    assert list(tmp_path.glob(".*.part-*")) == []
+    kind = transport.partition(":")[0]
+    subprocess.run(["skopeo", "copy", "-q", f"{kind}:{tmp_path}/image.tar", f"dir:{tmp_path}/checked"], check=True)
+    assert (tmp_path / "image.tar").stat().st_size == (tmp_path / "sound.tar").stat().st_size
+
+
+def test_the_archive_of_another_image_is_not_gone_on_with(registry: Registry, tmp_path: Path) -> None:
+    other = picture(layers=3, filler=SIZE, seed=12)
+    put(store_at(f"{registry.host}/source/image"), other, "other")
+    with Proxy(registry.port, [Slow(path=LARGE.digest, rate=120 * MIB)]) as proxy:
+        source = f"docker://{proxy.host}/source/image"
+        process = subprocess.Popen(
+            [COMMAND, "copy", f"{source}:1", "oci-archive:image.tar:1"],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            stderr=subprocess.PIPE,
+        )
+        stopped_at(proxy, process, SIZE // 2, signal.SIGKILL)
+        assert tricompose("copy", f"{source}:other", "oci-archive:image.tar:1", cwd=tmp_path).returncode == 0
+    subprocess.run(
+        ["skopeo", "copy", "-q", f"oci-archive:{tmp_path}/image.tar:1", f"dir:{tmp_path}/checked"], check=True
+    )
+    assert list(tmp_path.glob(".*.part-*")) == []
+    manifest = json.loads((tmp_path / "checked/manifest.json").read_text())
+    assert manifest["config"]["digest"] == other.manifest.config.digest

@@ -1,4 +1,4 @@
-"""TLS servers on the loopback that tell what they saw: the name in the handshake, the Host, the client's certificate."""
+"""TLS servers on the loopback that tell what they saw: the name in the handshake, `Host`, who the client is."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,10 +133,10 @@ def test_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Path]:
+def index(tmp_path: Path) -> Path:
     folder = tmp_path / "index"
     make_index(folder, [make_wheel(tmp_path / "wheels", "probe", "1.0")])
-    yield folder
+    return folder
 
 
 def wheels(folder: Path, network: str) -> Wheels:
@@ -157,10 +158,34 @@ def test_packages_of_an_index_whose_name_only_the_recipe_knows(
         said = f"pip_index: '{site.at(NAME)}/simple', ca_bundle: '{authority.file}'"
         with pytest.raises(Unreachable) as caught:
             wheels(tmp_path, f"{said}, dns: ['127.0.0.1:9']")
-        assert f"the name of {NAME}:{site.port} could not be resolved (DNS: 127.0.0.1:9: refused" in caught.value.message
+        assert (
+            f"the name of {NAME}:{site.port} could not be resolved (DNS: 127.0.0.1:9: refused" in caught.value.message
+        )
         assert f"hosts: {{{NAME}: ADDRESS}}" in (caught.value.hint or "")
         found = wheels(tmp_path, f"{said}, hosts: {{{NAME}: 127.0.0.1}}")
         assert [wheel.name for wheel in found.wheels] == ["probe"]
+
+
+def test_no_command_line_holds_its_login(tmp_path: Path, index: Path, authority: Authority) -> None:
+    """Anybody on the machine can read those; uv has it from the environment."""
+    lines: set[bytes] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    lines.add(file.read_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with web(index, certificate=authority.certificate(NAME)) as site:
+        said = f"pip_index: '{site.at(NAME)}/simple', ca_bundle: '{authority.file}', hosts: {{{NAME}: 127.0.0.1}}"
+        wheels(tmp_path, said)
+    over.set()
+    watcher.join()
+    assert [line for line in lines if b"/uv\0pip\0compile" in line], "uv was seen"
+    assert not [line for line in lines if b"tricompose:" in line or (b"127.0.0.1:" in line and b"/uv\0" in line)]
 
 
 def test_packages_by_a_proxy_with_a_login(tmp_path: Path, index: Path, authority: Authority) -> None:

@@ -30,9 +30,8 @@ pytestmark = pytest.mark.registry
 
 HUB = "registry-1.docker.io"
 HARBOR = "harbor.corp"
-AT_HUB, AT_HARBOR, AT_DNS = "10.0.0.5", "10.0.0.7", "10.0.0.6"
+AT_HUB, AT_DNS, AT_HARBOR, AT_PROXY = "10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.8"
 PROXY_PASSWORD = "proxy p@ss"
-MACHINES = "10.0.0.8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,8 @@ class Site:
         recipe = self.folder / f"{name}.yaml"
         recipe.write_text(
             "upstream: {full: 'docker://docker.io/library/server:full', min: 'docker://docker.io/library/server:min'}\n"
-            f"backends: [python]\noutputs: ['oci:out-{name}:1']\n{network}\n"
+            f'triton: "24.10"\nbackends: [python]\n'
+            f"outputs: ['oci:out-{name}:1']\n{network}\n"
         )
         return self.run("build", recipe, "--no-validate", "--json", *options, **env)
 
@@ -90,12 +90,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         (folder / ".docker/config.json").write_text(json.dumps({"auths": {guarded.host: {"auth": auth}}}))
         for host, prefix in ((guarded.host, ""), (open_one.host, "hub/")):
             for tag in ("full", "min"):
-                done = tricompose("copy", f"oci:upstream:{tag}", f"docker://{host}/{prefix}library/server:{tag}", cwd=folder)
+                done = tricompose(
+                    "copy", f"oci:upstream:{tag}", f"docker://{host}/{prefix}library/server:{tag}", cwd=folder
+                )
                 assert done.returncode == 0, done.stderr
         (folder / ".docker/config.json").unlink()
         hub = stack.enter_context(tls_front(authority.certificate(HUB), ("127.0.0.1", guarded.port)))
         harbor = stack.enter_context(tls_front(authority.certificate(HARBOR), ("127.0.0.1", open_one.port)))
-        own = {f"own-{number}": one for number, one in enumerate((AT_HUB, AT_HARBOR, AT_DNS, MACHINES))}
+        own = {f"own-{number}": one for number, one in enumerate((AT_HUB, AT_HARBOR, AT_DNS, AT_PROXY))}
         far = stack.enter_context(machine(folder / "far", hosts=own))
         yield Site(folder=folder, authority=authority, hub=hub, harbor=harbor, far=far)
 
@@ -161,30 +163,31 @@ def assert_silent(front: Front, why: str) -> None:
 
 
 def test_a_proxy_with_a_login_only(site: Site) -> None:
-    with ExitStack() as stack:
-        with site.far.within():
-            goal = ("127.0.0.1", site.hub.port)
-            proxy = stack.enter_context(
-                forward_proxy({HUB: goal}, address=MACHINES, login=f"me:{PROXY_PASSWORD}")
-            )
+    goal = ("127.0.0.1", site.hub.port)
+    with (
+        forward_proxy({HUB: goal}, login=f"me:{PROXY_PASSWORD}") as proxy,
+        site.far.door((AT_PROXY, 3128), ("127.0.0.1", proxy.port)),
+    ):
         network = f"network: {{proxy: {{https: '${{PROXY}}'}}, {LOGIN}, ca_bundle: ca.pem}}"
-        address = f"{MACHINES}:{proxy.port}"
+        address = f"{AT_PROXY}:3128"
         said = site.cleared().build(network, name="proxy", PROXY=f"http://me:proxy%20p%40ss@{address}")
         built(site, said, "proxy")
         assert set(proxy.passed) == {f"CONNECT {HUB}:443"}
         message, hint = refused(site.cleared().build(network, name="proxy", PROXY=f"http://me:wr0ng-one@{address}"))
         assert f"the proxy http://{address} on the way to {HUB} wants a login, or another one (407)" in message
         assert "proxy" in hint
-        message, _ = refused(site.build(network, name="proxy", PROXY=f"http://{MACHINES}:1"))
-        assert f"it takes no connection (TCP: {MACHINES}:1: refused)" in message
+        message, _ = refused(site.build(network, name="proxy", PROXY=f"http://{AT_PROXY}:1"))
+        assert f"it takes no connection (TCP: {AT_PROXY}:1: refused)" in message
     assert b"Proxy-Authorization" not in site.hub.heard, "the proxy's login is the proxy's alone"
 
 
 @pytest.mark.parametrize("way", ["fixed", "mirror"])
 def test_a_private_authority_only(site: Site, way: str) -> None:
     """Without it the certificate is refused each time, and nothing of ours has been sent."""
-    said = {"fixed": f"hosts: {{{HUB}: {AT_HUB}}}", "mirror": f"hosts: {{{HARBOR}: {AT_HARBOR}}}, blocked: [docker.io], "
-            f"mirrors: {{docker.io: ['{HARBOR}/hub']}}"}[way]  # fmt: skip
+    said = {
+        "fixed": f"hosts: {{{HUB}: {AT_HUB}}}",
+        "mirror": f"hosts: {{{HARBOR}: {AT_HARBOR}}}, blocked: [docker.io], mirrors: {{docker.io: ['{HARBOR}/hub']}}",
+    }[way]
     certs = site.folder / "certs.d"
     for host in (HUB, HARBOR):
         (certs / host).mkdir(parents=True, exist_ok=True)
@@ -197,7 +200,9 @@ def test_a_private_authority_only(site: Site, way: str) -> None:
         message, _ = refused(site.cleared().build(f"network: {{{said}, {LOGIN}}}", name="private"))
         assert "certificate" in message
         assert len(site.hub.heard) + len(site.harbor.heard) == heard
-        built(site, site.build(f"network: {{{said}, {LOGIN}, certs_d: certs.d}}", name=f"private-{way}"), f"private-{way}")
+        built(
+            site, site.build(f"network: {{{said}, {LOGIN}, certs_d: certs.d}}", name=f"private-{way}"), f"private-{way}"
+        )
 
 
 def test_a_login_that_is_not_set_is_told_by_its_line(site: Site) -> None:
@@ -218,6 +223,8 @@ def test_no_secret_is_left_behind(site: Site) -> None:
     assert b"uthorization: Basic" in site.hub.heard, "the login was used"
     basic = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode())
     forms = (PASSWORD.encode(), basic, b"proxy p@ss", b"proxy%20p%40ss", b"wr0ng-one")
-    kept = [path for path in site.folder.rglob("*") if path.is_file() and not path.is_relative_to(site.folder / "guarded")]
+    kept = [
+        path for path in site.folder.rglob("*") if path.is_file() and not path.is_relative_to(site.folder / "guarded")
+    ]
     assert len(kept) > 20
     assert [str(path) for path in kept if any(form in path.read_bytes() for form in forms)] == []

@@ -124,9 +124,9 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(listening:
             one.setblocking(False)
             one.connect_ex(("127.0.0.8", listening))
         started = time.monotonic()
-        with Names({"a.test": ["127.0.0.8", "127.0.0.9"]}, []).connect("a.test", listening, timeout=2) as made:
+        with Names({"a.test": ["127.0.0.8", "127.0.0.9"]}, []).connect("a.test", listening, timeout=4) as made:
             assert made.getpeername()[0] == "127.0.0.9"
-        assert 0.5 < time.monotonic() - started < 2
+        assert 2.5 < time.monotonic() - started < 4
         with pytest.raises(Unconnected) as caught:
             Names({"a.test": ["127.0.0.8", "127.0.0.7"]}, []).connect("a.test", listening, timeout=1)
         for one in waiting:
@@ -147,7 +147,9 @@ def test_threads_share_one_answer(port: int) -> None:
     assert found == [(("::1", 1),)] * 8
 
 
-@pytest.mark.parametrize("text", ["", "host", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:x", "1.2.3", ":53"])
+@pytest.mark.parametrize(
+    "text", ["", "host", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:x", "1.2.3", ":53"]
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="is not an address"):
         parse_address(text, 53)

@@ -108,7 +108,9 @@ def test_the_error_has_all_that_was_tried_and_the_lines_to_add() -> None:
     with name_server("127.0.0.1", {}, port=port):
         found = trouble("https://registry.invalid/v2/", Routes(dns=(f"127.0.0.1:{port}",)))
     message, hint = found.error.message, found.error.hint or ""
-    assert f"the name of registry.invalid could not be resolved (DNS: 127.0.0.1:{port}: NXDOMAIN; this machine:" in message
+    assert (
+        f"the name of registry.invalid could not be resolved (DNS: 127.0.0.1:{port}: NXDOMAIN; this machine:" in message
+    )
     assert "network: {hosts: {registry.invalid: ADDRESS}}" in hint
     assert "dns: [NAMESERVER]" in hint
     assert "mirrors: {registry.invalid: [HOST/PATH]}" in hint
@@ -141,7 +143,9 @@ class Bad:
 BAD: Mapping[str, Bad] = {
     "wrong name": Bad(names=("other.example",), says="ismatch", advises="another server answers there"),
     "expired": Bad(since=-2 * DAY, until=-DAY / 2, says="expired", advises="has to renew it"),
-    "not yet valid": Bad(since=DAY / 2, says="not yet valid): the clock of this machine may be slow", advises="set-ntp"),
+    "not yet valid": Bad(
+        since=DAY / 2, says="not yet valid): the clock of this machine may be slow", advises="set-ntp"
+    ),
     "unknown authority": Bad(known=False, says="unable to get local issuer", advises="ca_bundle:"),
 }
 WAYS = ("fixed", "dns", "proxy", "proxy over TLS", "fixed behind a proxy")
@@ -248,6 +252,22 @@ def test_a_plain_request_through_a_proxy(tmp_path: Path) -> None:
         assert get("http://plain.test/x", routes).json() == {"path": "/x"}
         found = trouble("http://plain.test/x", Routes(proxies={"http_proxy": f"http://127.0.0.1:{proxy.port}"}))
         assert (found.kind, "407" in found.error.message) == ("proxy", True)
+
+
+def test_a_plain_request_through_a_proxy_over_tls(place: Place) -> None:
+    """The proxy is held to our trust, even for a host that anything is allowed."""
+    certificate = place.authority.certificate("127.0.0.1")
+    with (
+        server(None) as seen,
+        forward_proxy({"plain.test": ("127.0.0.1", seen.port)}, certificate=certificate) as proxy,
+    ):
+        given = {"http_proxy": f"https://127.0.0.1:{proxy.port}"}
+        trusting = Routes(proxies=given, ca_bundle=place.authority.file)
+        assert get("http://plain.test/x", trusting, verify=False).json() == {"path": "/x"}
+        with pytest.raises(requests.RequestException) as caught:
+            get("http://plain.test/x", Routes(proxies=given), verify=False)
+        assert diagnose(caught.value, "plain.test").kind == "proxy"
+        assert seen.hosts == ["plain.test"]
 
 
 def test_the_proxy_s_own_name_is_looked_up_our_way(place: Place) -> None:
@@ -384,7 +404,9 @@ def test_a_black_hole_ends_within_the_budget(monkeypatch: pytest.MonkeyPatch) ->
             one.close()
     found = diagnose(caught.value, f"hole.test:{port}")
     assert found.kind == "slow"
-    assert f"hole.test:{port} did not take a connection in time (TCP: 127.0.0.8:{port}: no answer)" in found.error.message
+    assert (
+        f"hole.test:{port} did not take a connection in time (TCP: 127.0.0.8:{port}: no answer)" in found.error.message
+    )
 
 
 def test_a_proxy_is_shown_without_its_login(place: Place) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,20 @@ pytestmark = pytest.mark.registry
 WRITER = f"{USERNAME}:{PASSWORD}"
 IMAGE = picture(filler=50_000, seed=70)
 
+CLOUDS = {
+    "ecr-login": ("AWS", "eyJwYXlsb2FkIjoi"),
+    "gcloud": ("_dcgcloud_token", "ya29.a0AfH6SM"),
+    "acr-env": ("<token>", "passport"),
+}
+"""What the helpers of Amazon, Google and Azure give: a name, and a password or an identity token."""
+
+ROBOTS = ("robot$team+ci:Harbor-12345", "$oauthtoken:nvapi-0123", "00000000-0000-0000-0000-000000000000:acr")
+
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
-    users = {WRITER: frozenset({"pull", "push"}), ANONYMOUS: frozenset({"pull"})}
+    logins = (WRITER, *(f"{name}:{secret}" for name, secret in CLOUDS.values()), *ROBOTS)
+    users = {ANONYMOUS: frozenset({"pull"}), **dict.fromkeys(logins, frozenset({"pull", "push"}))}
     with TokenService(tmp_path_factory.mktemp("tokens"), users, identities={"passport": WRITER}) as service:
         yield service
 
@@ -204,3 +216,96 @@ def test_a_password_is_not_sent_in_the_clear_for_a_registry_with_tls(tmp_path: P
         with pytest.raises(Denied, match="without TLS"):
             store.resolve("1")
         assert tokens.asked == []
+
+
+# -- logins as they are kept -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs that speak the protocol of docker-credential-helpers, on the PATH; `asked` has what each was told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, (user, secret) in CLOUDS.items():
+        answer = json.dumps({"ServerURL": "SERVER", "Username": user, "Secret": secret})
+        program = folder / f"docker-credential-{name}"
+        program.write_text(
+            f"#!{sys.executable}\n"
+            "import pathlib, sys\n"
+            "server = sys.stdin.read().strip()\n"
+            f"with open({str(tmp_path / 'asked')!r}, 'a') as file: print(sys.argv[1:], server, file=file)\n"
+            "if server.startswith('unknown'):\n"
+            "    print('credentials not found in native keychain'); sys.exit(1)\n"
+            f"print({answer!r}.replace('SERVER', server))\n"
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return tmp_path / "asked"
+
+
+@pytest.mark.parametrize("where", ["credHelpers", "credsStore"])
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_cloud_is_asked_for_a_login_by_its_helper(
+    tokened: Registry, tokens: TokenService, helpers: Path, tmp_path: Path, name: str, where: str
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"credHelpers": {tokened.host: name}} if where == "credHelpers" else {where: name}))
+    tokens.asked.clear()
+    store = store_at(f"{tokened.host}/cloud/{name}", credentials=Credentials(files=(config,)))
+    put(store, IMAGE, "1")
+    assert store.resolve("1") == IMAGE.root
+    assert {user for user, _ in tokens.asked} == {USERNAME if name == "acr-env" else CLOUDS[name][0]}
+    assert helpers.read_text() == f"['get'] {tokened.host}\n"
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("kept", ["auth", "fields"])
+def test_names_with_signs_in_them_are_sent_as_they_are(
+    tokened: Registry, tokens: TokenService, tmp_path: Path, robot: str, kept: str
+) -> None:
+    """Harbor's robots, NGC's `$oauthtoken`, Azure's nobody: `+` and `$` mean something in URLs and shells."""
+    name, _, secret = robot.partition(":")
+    encoded = {"auth": base64.b64encode(robot.encode()).decode()}
+    entry = encoded if kept == "auth" else {"username": name, "password": secret}
+    tokens.asked.clear()
+    store = store_at(f"{tokened.host}/robots/a", credentials=login(tmp_path, tokened.host, **entry))
+    put(store, IMAGE, "1")
+    assert {user for user, _ in tokens.asked} == {name}
+
+
+def test_the_login_of_the_longest_path_is_taken(tokened: Registry, tokens: TokenService, tmp_path: Path) -> None:
+    """As Podman keeps them: for a host, for a part of it, for one repository."""
+    ways = {
+        tokened.host: "wrong:wrong",
+        f"{tokened.host}/team": WRITER,
+        f"{tokened.host}/team/robots": ROBOTS[0],
+        f"{tokened.host}/team/robots/one": ROBOTS[1],
+        f"{tokened.host}/te": "wrong:wrong",
+    }
+    auths = {place: {"auth": base64.b64encode(one.encode()).decode()} for place, one in ways.items()}
+    config = tmp_path / "auth.json"
+    config.write_text(json.dumps({"auths": auths}))
+    credentials = Credentials(files=(config,))
+    for repository, user in (("team/a", WRITER), ("team/robots/two", ROBOTS[0]), ("team/robots/one", ROBOTS[1])):
+        tokens.asked.clear()
+        put(store_at(f"{tokened.host}/{repository}", credentials=credentials), IMAGE, "1")
+        assert {name for name, _ in tokens.asked} == {user.partition(":")[0]}
+    with pytest.raises(Denied):
+        store_at(f"{tokened.host}/other/a", credentials=credentials).resolve("1")
+
+
+def test_a_mount_is_not_granted_to_those_who_may_not_see_the_other(
+    tokened: Registry, tokens: TokenService, tmp_path: Path
+) -> None:
+    """The token service refuses the scope altogether: the blob is sent, by a token for the target alone."""
+    credentials = login(tmp_path, tokened.host)
+    source = store_at(f"{tokened.host}/hidden/a", credentials=credentials)
+    put(source, IMAGE, "1")
+    tokens.hidden = "hidden/a"
+    try:
+        target = store_at(f"{tokened.host}/seen/a", credentials=credentials)
+        assert not target.mount(IMAGE.manifest.config, source)
+        put(target, IMAGE, "1")
+        assert target.resolve("1") == IMAGE.root
+    finally:
+        tokens.hidden = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from composer import pipeline
+from composer import moving, pipeline
 from composer.errors import Denied, NotFound, TricomposeError
 from composer.lock import read_image
 from composer.oci.image import OCI_INDEX, Descriptor, Platform, canonical_json, make_index, make_manifest
@@ -74,13 +74,13 @@ def test_what_loses_nothing_is_mounted_and_never_read(place: Place, proxy: Proxy
 
 
 def _base(place: Place) -> list[str]:
-    root, images = pipeline.inspect(parse_reference(f"oci:{place.path}/upstream:min"), place.workplace())
+    root, images = moving.inspect(parse_reference(f"oci:{place.path}/upstream:min"), place.workplace())
     del root
     return [layer.digest for layer in images[0].layers]
 
 
 def _digests(place: Place, repository: str, proxy: Proxy) -> list[str]:
-    _, images = pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+    _, images = moving.inspect(parse_reference(slim(proxy, repository)), place.workplace())
     return [layer.digest for layer in images[0].layers]
 
 
@@ -161,7 +161,7 @@ def test_a_refused_target_leaves_nothing(place: Place, proxy: Proxy, repository:
     with pytest.raises(Denied):
         place.build(RECIPE, slim(proxy, repository))
     with pytest.raises(NotFound):
-        pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+        moving.inspect(parse_reference(slim(proxy, repository)), place.workplace())
 
 
 def test_dockers_own_media_types_stay_what_they_are(
@@ -174,7 +174,7 @@ def test_dockers_own_media_types_stay_what_they_are(
         subprocess.run(["skopeo", "copy", "-q", "--format=v2s2", "--dest-tls-verify=false", source, target], check=True)
     place.origin = place.origin.replace("/up:", "/v2s2:")
     place.build(RECIPE, slim(proxy, repository))
-    _, images = pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+    _, images = moving.inspect(parse_reference(slim(proxy, repository)), place.workplace())
     manifest = images[0].manifest
     assert manifest.media_type == "application/vnd.docker.distribution.manifest.v2+json"
     assert manifest.config.media_type == "application/vnd.docker.container.image.v1+json"
@@ -208,7 +208,7 @@ def test_an_index_with_attestations_gives_an_index_of_the_platforms_asked_for(
         source.publish(index.raw, index.media_type, "many")
     place.origin = f"upstream: 'docker://127.0.0.1:{proxy.port}/{repository}/up:many'"
     outcome = place.build(f"{RECIPE}\nplatforms: [linux/amd64, linux/arm64]", slim(proxy, repository))
-    _, images = pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+    _, images = moving.inspect(parse_reference(slim(proxy, repository)), place.workplace())
     assert [image.platform for image in images] == [AMD64, ARM64]
     assert len(outcome.plans) == 2
     with pytest.raises(NotFound, match="no linux/s390x") as caught:
@@ -230,4 +230,4 @@ def test_asking_a_target_beforehand_leaves_nothing_there(
         place.build("backends: [nothing]", slim(proxy, repository))
     assert registry.sessions(f"{repository}/slim") == []
     with pytest.raises(NotFound):
-        pipeline.inspect(parse_reference(slim(proxy, repository)), place.workplace())
+        moving.inspect(parse_reference(slim(proxy, repository)), place.workplace())

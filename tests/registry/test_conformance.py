@@ -256,8 +256,7 @@ def test_an_upload_whose_last_answer_was_lost_is_found(place: Place) -> None:
 def test_wrong_bytes_are_refused_by_the_registry(place: Place, size: int) -> None:
     blob, data = place.blob(size)
     store = place.store()
-    # One answers 500 to a POST of other bytes than its digest.
-    with pytest.raises((Corrupt, Unreachable) if place.ways.posts else Corrupt):
+    with pytest.raises(Corrupt):
         store.write(blob, lambda: iter([bytes([data[0] ^ 1]) + data[1:]]))
     assert not store.has(blob)
 
@@ -267,7 +266,7 @@ def test_a_part_of_a_blob_is_read_from_its_place(place: Place) -> None:
     place.store().write(blob, lambda: iter([data]))
     with Proxy(place.port) as proxy:
         assert b"".join(place.store(through=proxy).read_from(blob, MIB + 7)) == data[MIB + 7 :]
-        assert proxy.bytes_to_client == MIB - 7
+    assert proxy.bytes_to_client <= MIB - 7
 
 
 def test_a_blob_that_is_not_there(place: Place) -> None:

@@ -9,20 +9,22 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from composer.errors import Unplannable
 from composer.mirroring import Destination, Manner, Mirrored, Wanted, failure, mirror, of_recipe
+from composer.network.rules import read, write, written
 from composer.oci.image import OCI_MANIFEST, Descriptor, Manifest, Platform, canonical_json, parse_manifest
 from composer.oci.names import parse_reference
 from composer.oci.registry import RegistryStore
-from composer.pipeline import Workplace
 from composer.recipe import load_recipe, parse_recipe
-from tests.command import COMMAND, environment, tricompose
+from composer.workplace import Workplace
+from tests.command import COMMAND, environment, running, tricompose
 from tests.conftest import require
 from tests.images import AMD64, Picture, index_of, picture, put
 from tests.parity.place import BASE, Place, file, packed, server
@@ -83,7 +85,7 @@ class Way:
         manner = Manner(watch=watch, platforms=platforms)
         return list(mirror(wanted, Destination.parse(self.to), manner, jobs=4, emit=place.emit))
 
-    def command(self, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         more = ("--cache", self.path / "cache", "--progress", "plain")
         return tricompose("mirror", *arguments, "--to", self.to, *more, cwd=self.path, timeout=timeout)
 
@@ -155,9 +157,9 @@ def test_what_images_have_in_common_moves_once(way: Way) -> None:
 
 
 def test_an_image_that_fails_leaves_no_tag_and_keeps_no_other(way: Way) -> None:
-    good, bad = picture(seed=1, filler=100_000), picture(seed=2, filler=100_000)
+    good, bad = picture(seed=1, filler=100_000, layers=3), picture(seed=1, filler=100_000, layers=4)
     names = [way.put("bad", bad, "1"), way.put("good", good, "1"), way.called("none", "1")]
-    way.near.rules.append(Answer(path=f"/blobs/{bad.manifest.layers[0].digest}", status=404))
+    way.near.rules.append(Answer(path=f"/blobs/{bad.manifest.config.digest}", status=404))
     found = way.run(*names)
     assert actions(found) == ["failed", "copied", "failed"]
     assert way.mirrored("good").resolve("1") == good.root
@@ -183,13 +185,9 @@ def test_a_run_that_was_killed_is_gone_on_with(way: Way) -> None:
     names = [way.put("small", small, "1"), way.put("large", large, "1")]
     stall = Stall(path=f"/blobs/{large.manifest.layers[0].digest}", at=1_000_000)
     way.near.rules.append(stall)
-    argv = [COMMAND, "mirror", *names, "--to", way.to, "--cache", str(way.path / "cache")]
-    process = subprocess.Popen(argv, env=environment(way.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
+    with running("mirror", *names, "--to", way.to, cwd=way.path) as process:
         _until(lambda: way.near.bytes_to_client > 1_000_000 and _tags(way.mirrored("small")) == ["1"])
-    finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
     assert _tags(way.mirrored("large")) == []
     way.near.rules.clear()
     before = way.near.bytes_to_client
@@ -199,7 +197,7 @@ def test_a_run_that_was_killed_is_gone_on_with(way: Way) -> None:
 
 
 def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)
@@ -208,11 +206,10 @@ def _until(condition: Any) -> None:
 def test_ctrl_c_gives_up_the_upload_and_leaves_no_tag(way: Way) -> None:
     name = way.put("app", picture(seed=3, filler=2_000_000), "1")
     way.near.rules.append(Stall(at=1_000_000))
-    argv = [COMMAND, "mirror", name, "--to", way.to, "--cache", str(way.path / "cache")]
-    process = subprocess.Popen(argv, env=environment(way.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    _until(lambda: way.near.bytes_to_client > 1_000_000)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    with running("mirror", name, "--to", way.to, cwd=way.path) as process:
+        _until(lambda: way.near.bytes_to_client > 1_000_000)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
     assert process.returncode == 130
     assert _tags(way.mirrored("app")) == []
     assert way.far.count("PATCH", "/blobs/uploads/") == 1, "the layer's, which was under way"
@@ -337,6 +334,22 @@ def test_signatures_come_with_the_image_and_later_ones_when_tags_are_watched(way
     assert way.run(name, watch=True)[0].action == "unchanged"
 
 
+def test_a_signature_that_came_without_its_place_in_the_list_is_listed(way: Way) -> None:
+    """As where a run was killed between the two: this registry keeps no list itself."""
+    image = picture(seed=1)
+    name = way.put("app", image, "1")
+    signed = signature(image.root)
+    put(way.upstream("app"), signed, None)
+    way.run(name)
+    copied = way.mirrored("app")
+    listed = copied.resolve(image.root.digest.replace(":", "-"))
+    address = f"http://{way.target.host}/v2/{copied.repository}/manifests/{listed.digest}"
+    assert requests.delete(address, auth=(USERNAME, PASSWORD), timeout=10).status_code == 202
+    assert way.mirrored("app").referrers(image.root) == ()
+    assert way.run(name, watch=True)[0].attached == 1
+    assert [one.digest for one in way.mirrored("app").referrers(image.root)] == [signed.root.digest]
+
+
 def test_two_images_of_one_name_are_refused_before_anything_moves(way: Way) -> None:
     names = [f"oci:{way.path}/a/up:1", f"oci:{way.path}/b/up:1"]
     with pytest.raises(Unplannable, match="would both be"):
@@ -352,11 +365,14 @@ def test_lists_name_images_too(way: Way) -> None:
     (way.path / "images.txt").write_text(f"# ours\n\n{names[0].removeprefix('docker://')}   # the first\n")
     (way.path / "images.yaml").write_text(f"images:\n  - {names[1]}\n")
     argv = [COMMAND, "mirror", "images.txt", "--list", "images.yaml", "--list", "-", "--to", way.to, "--json"]
+    argv += ["--insecure", way.far.host, "--insecure", "elsewhere.example.com"]
     env = environment(way.path)
     said = subprocess.run(argv, input=names[2], text=True, capture_output=True, cwd=way.path, env=env, check=True)
     answer = json.loads(said.stdout)["mirrored"]
     assert [one["source"] for one in answer["images"]] == names
     assert answer["changed"] == 3
+    mirror_of = f"{way.far.host}/{way.name}/m/{way.near.host.replace(':', '_')}"
+    assert answer["rules"]["network"] == {"mirrors": {way.near.host: [mirror_of]}, "insecure": [way.far.host]}
 
 
 def test_a_dry_run_says_what_would_move_and_moves_nothing(way: Way) -> None:
@@ -374,6 +390,9 @@ def test_a_dry_run_says_what_would_move_and_moves_nothing(way: Way) -> None:
 
 
 def test_what_failed_is_told_and_the_status_says_so(way: Way) -> None:
+    bare = way.command(way.called("app", "1").removeprefix("docker://"))
+    assert bare.returncode == 2
+    assert f"hint: {way.called('app', '1')}" in bare.stderr
     said = way.command(way.put("app", picture(seed=1), "1"), way.called("none", "1"), "--json")
     assert said.returncode == 5
     answer = json.loads(said.stdout)
@@ -448,34 +467,40 @@ def test_whoever_goes_by_the_rules_finds_the_images(upstream_gone: str, tmp_path
         trusting = ("--ca-bundle", guarded.certificate) if rules == "registries.conf" else ()
         said = tricompose("inspect", name, "--network", f"rules/{rules}", *trusting, cwd=tmp_path)
         assert said.returncode == 0, said.stderr
-    _copy_by_skopeo(name, tmp_path, guarded)
-    _fetch_by_containerd(name.removeprefix("docker://"), tmp_path)
+        assert "warning" not in said.stderr
+    assert guarded.certificate
+    blocked = replace(read(tmp_path / "rules/registries.conf").routes, blocked=frozenset({upstream_gone}))
+    write(tmp_path / "blocked", written(blocked, {guarded.host: guarded.certificate.read_text()}))
+    with _running_containerd(tmp_path / "containerd") as address:
+        for folder in ("rules", "blocked"):
+            _copy_by_skopeo(name, tmp_path, folder, guarded)
+            _fetch_by_containerd(name.removeprefix("docker://"), tmp_path / folder, address)
 
 
-def _copy_by_skopeo(name: str, path: Path, guarded: Registry) -> None:
+def _copy_by_skopeo(name: str, path: Path, folder: str, guarded: Registry) -> None:
     require("skopeo")
     # skopeo reads the certificates of a host in a folder, which here is not /etc/containers/certs.d.
-    argv = ["skopeo", "--registries-conf", str(path / "rules/registries.conf"), "copy", "-q", "--preserve-digests"]
+    argv = ["skopeo", "--registries-conf", str(path / folder / "registries.conf"), "copy", "-q", "--preserve-digests"]
     argv += ["--authfile", str(path / ".docker/config.json")]
-    argv += ["--src-cert-dir", str(path / f"rules/certs.d/{guarded.host}"), name, f"oci:{path}/copied:1"]
-    subprocess.run(argv, check=True, timeout=60)
-    (entry,) = json.loads((path / "copied/index.json").read_text())["manifests"]
+    argv += ["--src-cert-dir", str(path / folder / "certs.d" / guarded.host), name, f"oci:{path}/copied-by-{folder}:1"]
+    subprocess.run(argv, check=True, timeout=120)
+    (entry,) = json.loads((path / f"copied-by-{folder}/index.json").read_text())["manifests"]
     assert entry["digest"] == picture(seed=1).root.digest
 
 
-def _fetch_by_containerd(name: str, path: Path) -> None:
-    require("containerd", "ctr")
-    with _running_containerd(path / "containerd") as address:
-        ctr = ["ctr", "--address", address, "content"]
-        argv = [*ctr, "fetch", "--hosts-dir", str(path / "rules/certs.d"), "--user", f"{USERNAME}:{PASSWORD}", name]
-        said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        assert said.returncode == 0, said.stdout + said.stderr
-        listed = subprocess.run([*ctr, "ls", "-q"], capture_output=True, text=True, check=True)
+def _fetch_by_containerd(name: str, rules: Path, address: str) -> None:
+    """Fetch an image into a namespace of its own, in which there is nothing yet."""
+    ctr = ["ctr", "--address", address, "--namespace", rules.name, "content"]
+    argv = [*ctr, "fetch", "--hosts-dir", str(rules / "certs.d"), "--user", f"{USERNAME}:{PASSWORD}", name]
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    listed = subprocess.run([*ctr, "ls", "-q"], capture_output=True, text=True, check=True)
     assert picture(seed=1).root.digest in listed.stdout.split()
 
 
 @contextmanager
 def _running_containerd(folder: Path) -> Iterator[str]:
+    require("containerd", "ctr")
     folder.mkdir()
     config = folder / "config.toml"
     config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')

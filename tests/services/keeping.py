@@ -24,6 +24,10 @@ class Keeping:
     largest: int | None = None
     least: int | None = None
     patches: bool = True
+    status: bool = True
+    """Whether it says how much it has of an upload."""
+    patched_with: int = 202
+    """The status of a PATCH that was taken."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytearray] = field(default_factory=dict)
     received: int = 0
@@ -93,13 +97,13 @@ def _handler(registry: Keeping) -> type[BaseHTTPRequestHandler]:
             else:
                 self.take(data)
                 registry.patched.append(int(self.headers["Content-Length"]))
-                self.answer(202, {"Location": self.path, "Range": f"0-{max(len(data) - 1, 0)}"})
+                self.answer(registry.patched_with, {"Location": self.path, "Range": f"0-{max(len(data) - 1, 0)}"})
 
         def do_GET(self) -> None:
             registry.requests.append(("GET", self.path))
             data = self.session()
-            if data is None:
-                self.answer(404)
+            if data is None or not registry.status:
+                self.answer(404 if registry.status else 405)
             else:
                 self.answer(204, {"Location": self.path, "Range": f"0-{max(len(data) - 1, 0)}"})
 

@@ -20,7 +20,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.services.dns import name_server
@@ -50,7 +50,7 @@ class Machine:
 
     pid: int
     folder: Path
-    asked: Sequence[str] = ()
+    asked: list[str] = field(default_factory=list)
 
     def line(self, *argv: object, cwd: Path) -> list[str]:
         """A command line that runs another one there."""
@@ -101,20 +101,20 @@ def machine(
     folder: Path,
     *,
     names: Mapping[str, str] | None = None,
-    hosts: Mapping[str, str] | None = None,
+    addresses: Sequence[str] = (),
     mounts: Mapping[str, Path] | None = None,
 ) -> Iterator[Machine]:
-    """A machine whose name server knows `names` and nothing else, and whose /etc/hosts says `hosts`.
+    """A machine whose name server knows `names` and nothing else.
 
-    `folder` holds its files; it is made. `mounts` are folders that it sees elsewhere, by where that is. Every address named is one of the machine's own.
+    `folder` holds its files; it is made. `addresses` are its own, besides those of `names`; `mounts` are folders that
+    it sees elsewhere, by where that is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = {"localhost": "127.0.0.1", **(hosts or {})}
-    (folder / "hosts").write_text("".join(f"{address}\t{name}\n" for name, address in known.items()))
+    (folder / "hosts").write_text("127.0.0.1\tlocalhost\n")
     (folder / "resolv.conf").write_text(f"nameserver {NOBODY}\noptions timeout:1 attempts:1\n")
-    own = sorted({address for address in (*(names or {}).values(), *known.values()) if address[:4] != "127."})
+    own = {address for address in (*(names or {}).values(), *addresses) if not address.startswith("127.")}
     script = _SETUP.format(
-        addresses=" ".join(own),
+        addresses=" ".join(sorted(own)),
         folder=shlex.quote(str(folder)),
         mounts="\n".join(f"mount --bind {shlex.quote(str(path))} {place}" for place, path in (mounts or {}).items()),
     )

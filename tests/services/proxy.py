@@ -152,7 +152,16 @@ class StallUpload(Rule):
     at: int
 
 
-Rules = Cut | CutUpload | Stall | StallUpload | Flip | Answer | IgnoreRange | Redirect | Lose | Hold | Short | Swap | Slow
+@dataclass(slots=True, kw_only=True)
+class Drip(Rule):
+    """Give the head of the answer byte by byte, one in `pause` seconds."""
+
+    pause: float
+
+
+Rules = Drip | (
+    Cut | CutUpload | Stall | StallUpload | Flip | Answer | IgnoreRange | Redirect | Lose | Hold | Short | Swap | Slow
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from composer import network
 from composer.events import Emit, ignore
 from composer.network.routes import Routes
 from composer.oci.credentials import Credentials
+from composer.oci.gates import Gates
 from composer.oci.journal import Journal
 from composer.oci.names import parse_reference
 from composer.oci.registry import RegistryStore
+from tests.services.namespaces import Machine
 
 USERNAME = "tester"
 PASSWORD = "swordfish"
@@ -60,26 +62,31 @@ def running_registry(
     basic: bool = False,
     tls: bool = False,
     name: str = "127.0.0.1",
+    on: Machine | None = None,
     token: Path | None = None,
     realm: str = "",
 ) -> Iterator[Registry]:
     """Start a registry that keeps its things in `directory`; it is gone when the block ends.
 
     `basic` asks for USERNAME and PASSWORD; with `tls` it proves to be `name`; `token` is the certificate of a token
-    service, at the URL `realm`.
+    service, at the URL `realm`. `on` is a machine that it runs on, at port 443.
     """
     directory.mkdir(parents=True, exist_ok=True)
     certificate = make_certificate(directory, name) if tls else None
     registry = Registry(
-        port=free_port(), storage=directory / "storage", log=directory / "registry.log", certificate=certificate
+        port=443 if on else free_port(),
+        storage=directory / "storage",
+        log=directory / "registry.log",
+        certificate=certificate,
     )
     (directory / "config.yml").write_text(_config(registry, directory, basic=basic, token=token, realm=realm))
+    command = ["docker-registry", "serve", str(directory / "config.yml")]
     with registry.log.open("wb") as log:
-        process = subprocess.Popen(
-            ["docker-registry", "serve", str(directory / "config.yml")], stdout=log, stderr=subprocess.STDOUT
-        )
+        line = on.line(*command, cwd=directory) if on else command
+        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait_until_ready(registry, process)
+        with on.within() if on else nullcontext():
+            _wait_until_ready(registry, process)
         yield registry
     finally:
         process.terminate()
@@ -98,6 +105,7 @@ def store_at(
     journal: Path | None = None,
     mount_from: tuple[str, ...] = (),
     session: requests.Session | None = None,
+    gates: Gates | None = None,
 ) -> RegistryStore:
     """A store as tricompose makes it, for `host/repository`; anonymous unless told otherwise."""
     return RegistryStore(
@@ -109,6 +117,7 @@ def store_at(
         patience=patience,
         journal=Journal(journal) if journal else None,
         mount_from=mount_from,
+        gates=gates,
     )
 
 

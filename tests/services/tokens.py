@@ -43,6 +43,8 @@ class TokenService:
         self.identities = identities or {}
         self.lifetime = lifetime
         self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self.hidden: str | None = None
+        """A repository for which nobody gets a token, nor for anything else in the same request."""
         self._key = directory / "tls.key"
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.realm = f"http://127.0.0.1:{self._server.server_port}/token"
@@ -78,7 +80,7 @@ class TokenService:
 
     def reply(self, request: BaseHTTPRequestHandler, user: str, scopes: Sequence[str], field: str) -> None:
         self.asked.append((user.partition(":")[0], tuple(scopes)))
-        known = user in self.users
+        known = user in self.users and not any(f":{self.hidden}:" in scope for scope in scopes)
         answer = {field: self._token(user, scopes)} if known else {"errors": [{"code": "DENIED", "message": "no"}]}
         body = json.dumps({**answer, "expires_in": self.lifetime}).encode()
         request.send_response(200 if known else 401)

@@ -83,12 +83,13 @@ class Shop:
         part_size: int | None = PART,
         known: Mapping[str, tuple[str, ...]] | None = None,
         source: Store | None = None,
+        jobs: int = 4,
     ) -> Found:
         made = draft(self.things(*names), [TOOL], known or {}, tool="tricompose test")
         supply = Supply(self.things(*names, source=source), [TOOL])
         folder = self.path / "bundles"
         folder.mkdir(exist_ok=True)
-        write(made, supply, folder, called, part_size=part_size, finish=lambda _: None, emit=ignore, jobs=4)
+        write(made, supply, folder, called, part_size=part_size, finish=lambda _: None, emit=ignore, jobs=jobs)
         return Found.at(folder / called)
 
 
@@ -193,7 +194,7 @@ def test_after_a_network_that_failed_only_the_rest_is_read(shop: Shop) -> None:
     shutil.rmtree(shop.path / "bundles")
     failing = Failing(shop.store, 3, Unreachable("gone"))
     with pytest.raises(Unreachable):
-        shop.write(source=failing)  # type: ignore[arg-type]
+        shop.write(source=failing, jobs=1)  # type: ignore[arg-type]
     assert [file.name for file in (shop.path / "bundles").iterdir()] == [".out.bundle.part"]
     again = Failing(shop.store, 100, Unreachable("gone"))
     assert contents(shop.write(source=again).folder) == whole  # type: ignore[arg-type]

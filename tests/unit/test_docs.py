@@ -396,6 +396,7 @@ def parse(words: list[str], *, whole: bool) -> None:
 def place_for_commands(folder: Path) -> None:
     (folder / "model_repository").mkdir()
     (folder / "corp-ca.pem").touch()
+    (folder / "network.yaml").touch()
     (folder / "mirror-rules").mkdir()
     (folder / "mirror-rules" / "network.yaml").touch()
 

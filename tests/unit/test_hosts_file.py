@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import stat
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from composer.cli import main
 from composer.doctor import hosts_file
 from composer.doctor.hosts_file import BACKUP, apply, block_in, of_routes, revert, show, with_block, without_block
 from composer.errors import NotFound, Unplannable
 from composer.network.routes import Routes
-from tests.command import COMMAND, environment, tricompose
+from tests.command import COMMAND, environment
 
 FILE = Path("/etc/hosts")
 USUAL = b"127.0.0.1\tlocalhost\n::1 localhost ip6-localhost\n# a comment\n10.0.0.1 gateway.example gw\n"
 ONE = {"nvcr.io": ("10.0.0.7",)}
 
-labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
-names = st.lists(labels, min_size=1, max_size=4).map(".".join).filter(lambda name: not name[-1].isdigit())
+labels = st.text("abcxyz019_", min_size=1, max_size=6)
+names = st.lists(labels, min_size=1, max_size=3).map(lambda made: ".".join([*made, "test"]))
 addresses = st.ip_addresses().map(str)
-entries = st.dictionaries(names, st.lists(addresses, min_size=1, max_size=3, unique=True).map(tuple), min_size=1)
+entries = st.dictionaries(
+    names, st.lists(addresses, min_size=1, max_size=2, unique=True).map(tuple), min_size=1, max_size=3
+)
 lines = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=30)
 files = st.one_of(
     st.binary(max_size=200),
@@ -190,20 +196,23 @@ def test_no_such_file_is_told(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_command_by_recipe_file_and_words(tmp_path: Path) -> None:
+def test_the_command_by_recipe_file_and_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     hosts, network, recipe = tmp_path / "hosts", tmp_path / "network.yaml", tmp_path / "recipe.yaml"
+    monkeypatch.chdir(tmp_path)
     hosts.write_bytes(USUAL)
     network.write_text("network:\n  hosts: {a.example: 10.0.0.1}\n")
     recipe.write_text("upstream: oci:x\nbackends: [python]\nnetwork: {hosts: {b.example: [10.0.0.2, 10.0.0.3]}}\n")
-    said = tricompose("hosts", "apply", "recipe.yaml", "c.example=10.0.0.4", "--network", "network.yaml",
-                      "--file", "hosts", cwd=tmp_path)  # fmt: skip
-    assert said.returncode == 0, said.stderr
+    words = ["recipe.yaml", "c.example=10.0.0.4", "--network", "network.yaml", "--file", "hosts"]
+    assert main(["hosts", "apply", *words]) == 0
     expected = {"a.example": ("10.0.0.1",), "b.example": ("10.0.0.2", "10.0.0.3"), "c.example": ("10.0.0.4",)}
     assert block_in(hosts.read_bytes(), hosts) == expected
-    assert tricompose("hosts", "revert", "--file", "hosts", cwd=tmp_path).returncode == 0
+    assert "10.0.0.4        c.example" in capsys.readouterr().out
+    assert main(["hosts", "revert", "--file", "hosts"]) == 0
     assert hosts.read_bytes() == USUAL
-    nothing = tricompose("hosts", "apply", "--file", "hosts", cwd=tmp_path)
-    assert (nothing.returncode, "HOST=ADDRESS" in nothing.stderr) == (2, True)
+    assert main(["hosts", "apply", "--file", "hosts"]) == 2
+    assert "HOST=ADDRESS" in capsys.readouterr().err
 
 
 def test_without_root_the_same_command_is_told_with_it(tmp_path: Path) -> None:
@@ -255,3 +264,28 @@ def test_killed_in_the_middle_it_is_the_old_file_or_the_new(tmp_path: Path, monk
     apply(path, ONE)
     assert block_in(path.read_bytes(), path) == ONE
     assert sorted(os.listdir(tmp_path)) == ["hosts", f"hosts{BACKUP}"]
+
+
+def test_killed_at_any_moment_it_is_the_old_file_or_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(USUAL)
+    new = with_block(USUAL, ONE, path)
+    chance = random.Random(6)
+    for _ in range(60):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    apply(path, ONE)
+                    revert(path)
+            finally:
+                os._exit(1)
+        time.sleep(chance.random() / 100)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert path.read_bytes() in (USUAL, new)
+    apply(path, ONE)
+    assert path.read_bytes() == new
+    revert(path)
+    assert path.read_bytes() == USUAL
+    assert os.listdir(tmp_path) == ["hosts"]

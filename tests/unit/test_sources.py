@@ -75,7 +75,7 @@ class Kitchen:
 
     def way(self, **also: Any) -> Way:
         named = {name: also.pop(name) for name in ("mirrors", "proxies", "ca_bundle") if name in also}
-        routes = network.Routes(**named)
+        routes = also.pop("routes", network.Routes(**named))
         access = Access(
             session=lru_cache(lambda: network.session(routes, stall=5)),
             credentials=Credentials(files=()),
@@ -691,6 +691,25 @@ def test_a_prefix_of_a_bucket_is_a_folder(kitchen: Kitchen, bucket: Callable[...
     found = kitchen.fetch(f"{address}/net", environ=environ)
     assert contents(found) == {"1/model": MODEL, "labels": b"cat"}
     assert found.folder
+
+
+def test_a_bucket_at_an_address_that_only_the_recipe_knows(
+    kitchen: Kitchen, bucket: Callable[..., tuple[str, dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries of buckets know no names of ours: they go by a proxy of ours that does."""
+    address, environ = bucket(net=MODEL)
+    [(name, endpoint)] = environ.items()
+    for host in ("store", "bucket.invalid"):
+        environ[name] = endpoint.replace("127.0.0.1", host)
+        monkeypatch.setenv(name, environ[name])
+        if host == "store":  # moto takes the first part of a longer name for a bucket
+            routes = network.Routes(hosts={host: ("127.0.0.1",)})
+            assert contents(kitchen.fetch(f"{address}/net", environ=environ, routes=routes)) == {"net": MODEL}
+            continue
+        routes = network.Routes(dns=("127.0.0.1:9",))
+        told = kitchen.refused(Unreachable, f"{address}/net", environ=environ, routes=routes, patience=0.0)
+        assert "could not be resolved (DNS: 127.0.0.1:9: refused; this machine: " in told
+        assert f"{host}: ADDRESS" in told
 
 
 def test_what_a_bucket_does_not_have_is_said(

@@ -163,7 +163,8 @@ class Wire:
     def _trouble(self, error: Exception, host: str) -> Exception:
         trouble = diagnose(error, host)
         unmet = host not in self._met
-        told = Unreachable(trouble.error.message, hint="network: {proxy: {https: ...}, ca_bundle: ..., mirrors: ...}")
+        hint = trouble.way_out or "network: {proxy: {https: ...}, ca_bundle: ..., mirrors: ...}"
+        told = Unreachable(trouble.error.message, hint=hint)
         if trouble.kind == "untrusted" or (unmet and trouble.kind in ("tls", "nowhere", "proxy")):
             return told
         return Interrupted(told, unmet=unmet)
