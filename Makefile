@@ -4,8 +4,10 @@
 # make judge   have the real tritonserver judge what is new in the corpus of model repositories, and compare with lint
 # make gpu     on a machine with a GPU: prove models on it, and keep what was seen in tests/gpu/recorded
 # make interrupt  interrupt 200 proofs of a real server at random moments; writes tests/triton/INTERRUPTED.md
+# make storm   a thousand transfers over a network where everything goes wrong; writes tests/faults/STORMS.md
 # make bench   the direct engine beside Docker's way, on a 2 GB upstream; writes tests/bench/RESULTS.md
 # make transfers  copies beside skopeo's, on good lines and bad ones; writes tests/bench/TRANSFERS.md
+# make uploads  pushes that are cut and killed at random places; writes tests/bench/UPLOADS.md
 # make load    how fast our load is, beside ab and h2load on a real server; writes tests/bench/LOAD.md
 
 SHELL := /bin/bash
@@ -16,7 +18,7 @@ READY := $(VENV)/.ready
 # Two lanes, each with a Docker Engine of its own; tests/conftest.py says in which order they take the modules.
 LANES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: interrupt gpu demo test test-fast soak lint format judge bench transfers load clean help
+.PHONY: storm interrupt gpu demo test test-fast soak lint format judge bench transfers uploads load clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -65,6 +67,10 @@ interrupt: $(READY)
 	bash .ci/packages
 	$(BIN)/python -m tests.triton.interrupting 100
 
+storm: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.faults.storms 1000
+
 bench: $(READY)
 	bash .ci/packages
 	$(BIN)/python -m tests.bench
@@ -72,6 +78,10 @@ bench: $(READY)
 transfers: $(READY)
 	bash .ci/packages
 	$(BIN)/python -m tests.bench.transfers
+
+uploads: $(READY)
+	bash .ci/packages
+	$(BIN)/python -m tests.bench.uploads
 
 load: $(READY)
 	bash .ci/packages

@@ -37,7 +37,7 @@ def bundle() -> None:
 
     \b
     Examples:
-      tricompose bundle create recipe.yaml -o /media/usb/triton --part-size 4GiB
+      tricompose bundle create recipe.yaml -o /media/usb/triton --part-size 4GB
       tricompose bundle load /media/usb/triton --to docker://harbor.far.example/tools
     """
 
@@ -110,7 +110,7 @@ def _create(
     \b
     Examples:
       tricompose bundle create recipe.yaml -o /media/usb/triton
-      tricompose bundle create a.yaml b.yaml -o out/triton --part-size 4GiB --sign ~/.ssh/id_ed25519
+      tricompose bundle create a.yaml b.yaml -o out/triton --part-size 4GB --sign ~/.ssh/id_ed25519
       tricompose bundle create recipe.yaml -o out/triton-2 --since out/triton.bundle.json
       tricompose bundle create recipe.yaml -o out/triton --with-tool
     """

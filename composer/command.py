@@ -142,6 +142,19 @@ def _speech() -> list[click.Parameter]:
     ]
 
 
+def _resolved(context: click.Context, option: click.Parameter, given: Sequence[str]) -> Sequence[str]:
+    """The values of `--resolve`, each of which must make sense."""
+    if given:
+        from composer.errors import NotFound
+        from composer.routing import Wanted
+
+        try:
+            Wanted(resolve=tuple(given)).routes()
+        except NotFound as error:
+            raise Usage(error.message, hint=error.hint or "") from error
+    return given
+
+
 def _cache_option() -> click.Parameter:
     return Shared(
         ["--cache"],
@@ -184,6 +197,7 @@ def _far() -> list[click.Parameter]:
         Shared(
             ["--resolve"],
             multiple=True,
+            callback=_resolved,
             metavar="HOST:PORT:ADDR[:PORT]",
             help="Where a host is found, whatever DNS says; TLS still has its name. Repeatable.",
         ),

@@ -432,6 +432,7 @@ def _way(recipe: Recipe, place: Workplace) -> Way:
         routes=place.routes,
         platform=recipe.platforms[0],
         ledger=place.ledger,
+        patience=place.access.patience,
     )
 
 

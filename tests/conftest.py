@@ -30,6 +30,7 @@ QUICK = ("unit/", "golden/", "compose/")
 LONG = (
     *("docker/test_network.py", "docker/test_on_top.py", "docker/test_dockerfile.py", "parity/test_law.py"),
     *("triton/test_rootfs.py", "triton/test_load.py", "docker/test_quoting.py", "triton/test_quickstart.py"),
+    *("far/test_lives.py", "far/test_credentials.py", "faults/test_storms.py"),
     *("triton/test_interrupted.py", "triton/test_silent.py", "docker/test_runner.py"),
     *("faults/test_bad_input.py", "faults/test_interruptions.py", "triton/test_command_line.py"),
     *("registry/test_builds.py", "registry/test_mirror.py"),

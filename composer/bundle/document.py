@@ -64,9 +64,8 @@ class Blob(_Piece):
 class Item(_Piece):
     """An image, or an artifact: what it is called, what kind of thing it is, its manifest or index.
 
-    `source` is what it was called where it came from, if it came from elsewhere.
-    `origin` is the index that an image was chosen from by `platforms`, where it is not in here as it was. `lacks` are
-    layers that nobody who has this bundle needs, so that they are not in it: such an image cannot be pushed.
+    `source` is what it was called where it came from, if it came from elsewhere. `lacks` are layers that nobody who has
+    this bundle needs, so that they are not in it: such an image cannot be pushed.
     """
 
     name: str
@@ -76,7 +75,6 @@ class Item(_Piece):
     digest: Digest
     size: Count
     platforms: tuple[str, ...] = ()
-    origin: Digest | None = None
     lacks: tuple[Digest, ...] = ()
 
     @property

@@ -34,8 +34,7 @@ class Thing:
     """An image or artifact that goes in: what it is called, what kind it is, what it is made of and where that is.
 
     `called` is what it was called where it came from; `docker` what `docker load` is to call it, if that is to see it.
-    `origin` are the bytes of the index that it was chosen from. With `slight` its layers go in only where others bring
-    them: its manifest and config alone are wanted.
+    With `slight` its layers go in only where others bring them: its manifest and config alone are wanted.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Thing:
     platforms: tuple[str, ...] = ()
     called: str | None = None
     docker: str | None = None
-    origin: bytes | None = None
     slight: bool = False
 
 
@@ -168,8 +166,6 @@ def _manifests(things: Sequence[Thing]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for thing in things:
         found |= {one.descriptor.digest: one.raw for one in thing.contents.manifests}
-        if thing.origin is not None:
-            found[sha256(thing.origin)] = thing.origin
     return found
 
 
@@ -206,8 +202,6 @@ def _needs(
 def _made_of(thing: Thing) -> Iterator[str]:
     yield from (one.descriptor.digest for one in thing.contents.manifests)
     yield from (blob.digest for blob in thing.contents.blobs)
-    if thing.origin is not None:
-        yield sha256(thing.origin)
 
 
 def _placed(loose: Sequence[Loose], small: Mapping[str, bytes], blobs: Sequence[Descriptor]) -> tuple[Entry, ...]:
@@ -247,7 +241,6 @@ def _item(thing: Thing, lacks: tuple[str, ...]) -> Item:
         digest=root.digest,
         size=root.size,
         platforms=thing.platforms,
-        origin=sha256(thing.origin) if thing.origin is not None else None,
         lacks=lacks,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from composer.bundle.document import Part
-from composer.errors import Corrupt
+from composer.errors import Corrupt, NoRoom
 from composer.oci.layout import room, write_all
 from composer.oci.store import CHUNK
 
@@ -80,7 +81,13 @@ class Slices:
         """Make the files that are not there, each of its size and without bytes. Raises `NoRoom`."""
         for number, one in enumerate(self.slices):
             with room(self.folder), self.path(number).open("ab") as file:
-                file.truncate(one.size)
+                try:
+                    file.truncate(one.size)
+                except OSError as error:
+                    if error.errno != errno.EFBIG:
+                        raise
+                    message = f"{self.folder} takes no file of {one.size} bytes: its file system has none so large"
+                    raise NoRoom(message, hint="--part-size 4GB   (FAT32 takes less than 4 GiB)") from error
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put bytes at a place of the whole. Raises `NoRoom`."""

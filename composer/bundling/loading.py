@@ -320,10 +320,6 @@ class _Cache(_Yard):
             held = _Held(self._sink, kept, lambda blob: False)
             deliver(contents, self.store, held, _cache_tag(item), emit=self.place.emit, jobs=self.place.jobs)
         self.store.check_rest()
-        for digest in (item.origin for item in self.store.bundle.items if item.origin):
-            origin = next(one for one in self.store.bundle.manifests if one.digest == digest)
-            blob = Descriptor(media_type="", digest=digest, size=origin.size)
-            self._sink.write(blob, lambda blob=blob: self.store.read(blob))  # type: ignore[misc]
         for publish in kept:
             publish()
         for item in self.store.bundle.items:

@@ -24,10 +24,10 @@ from composer.bundling.toolkit import tool_files
 from composer.errors import NotFound, Unplannable
 from composer.events import StageFinished, StageStarted
 from composer.lock import LockedStore, images_of, references
-from composer.lockfile import Ledger, Lock
+from composer.lockfile import ImagePin, Lock
 from composer.models.sources import Shelf
 from composer.oci.copy import Stack, choose, survey
-from composer.oci.image import INDEXES, Descriptor, Platform
+from composer.oci.image import Descriptor, Platform
 from composer.oci.layout import LayoutStore
 from composer.oci.names import TRANSPORTS, Reference
 from composer.oci.referrers import attached_to, referrers_of
@@ -110,12 +110,14 @@ def _built(recipe: Recipe, place: Workplace, packing: Packing, how: Proving | No
 
 
 def _things(orders: Sequence[_Order], packing: Packing, stack: ExitStack) -> Iterator[Thing]:
-    yield from _upstreams(orders, stack)
+    upstreams = list(_upstreams(orders, stack))
+    yield from upstreams
     names: dict[str, str] = {}
     for order in orders:
         yield _composed(order, names, stack)
     if not packing.images_only:
-        yield from _artifacts(orders)
+        called = {thing.called: thing.contents.root.descriptor for thing in upstreams if thing.called}
+        yield from _artifacts(orders, called)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,7 +177,6 @@ def _is_slight(reference: Reference, recipe: Recipe) -> bool:
 
 def _upstream(name: str, one: _Wanted) -> Thing:
     root, held = choose(one.store, one.root, tuple(one.platforms.values()))
-    cut = root.digest != one.root.digest and one.root.media_type in INDEXES
     return Thing(
         name=name,
         kind=kinds.BASE if one.slight else kinds.UPSTREAM,
@@ -183,7 +184,6 @@ def _upstream(name: str, one: _Wanted) -> Thing:
         source=one.store,
         platforms=tuple(sorted(one.platforms)),
         called=kinds.source_of(one.reference),
-        origin=one.store.manifest(one.root) if cut else None,
         slight=one.slight,
     )
 
@@ -193,7 +193,7 @@ def _attached(subject: Thing, one: _Wanted) -> Iterator[Thing]:
     repository = subject.name.partition("@")[0].rpartition(":")[0]
     seen: set[str] = set()
     pending = [manifest.descriptor for manifest in subject.contents.manifests]
-    if subject.origin is not None:
+    if one.root not in pending:
         pending.append(one.root)
     while pending:
         about = pending.pop()
@@ -242,13 +242,13 @@ def _composed(order: _Order, names: dict[str, str], stack: ExitStack) -> Thing:
 # -- what is no image ---------------------------------------------------------------------------------------------
 
 
-def _artifacts(orders: Sequence[_Order]) -> Iterator[Thing]:
+def _artifacts(orders: Sequence[_Order], images: Mapping[str, Descriptor]) -> Iterator[Thing]:
     stems: dict[str, int] = {}
     for order in orders:
         stem = kinds.stem_of(order.recipe)
         stems[stem] = stems.get(stem, 0) + 1
         name = stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"
-        lock = _lock_text(order.place.ledger)
+        lock = _lock_text(order.place.ledger.used, images)
         folder = folder_of(order.recipe, lock, order.place.emit)
         yield _recipe(name, folder)
         if order.outcome.reports:
@@ -258,8 +258,15 @@ def _artifacts(orders: Sequence[_Order]) -> Iterator[Thing]:
         yield _artifact("shelf", kinds.SHELF, tuple(pieces.values()))
 
 
-def _lock_text(ledger: Ledger) -> bytes:
-    return (json.dumps(ledger.used.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+def _lock_text(lock: Lock, images: Mapping[str, Descriptor]) -> bytes:
+    """The lock as it is true on the far side: there a name means what of its index went in, and not the index."""
+    pins = {
+        name: ImagePin(digest=one.digest, size=one.size, media_type=one.media_type) if pin and one else pin
+        for name, pin in lock.images.items()
+        for one in [images.get(name)]
+    }
+    document = lock.model_copy(update={"images": pins}).to_json()
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _recipe(name: str, folder: Folder) -> Thing:

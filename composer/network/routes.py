@@ -68,7 +68,8 @@ class Routes:
         # Docker Hub keeps images of one-part names below `library`, and so do its mirrors.
         full = f"library/{path}" if host in _HUB_NAMES and "/" not in path else path
         places = (reference.place if place == f"{host}/{full}" else place for place in self._places(host, full))
-        return tuple(replace(reference, place=place) for place in dict.fromkeys(places))
+        # A mirror of one repository must be a repository too.
+        return tuple(replace(reference, place=place) for place in dict.fromkeys(places) if "/" in place)
 
     def addresses(self, url: str) -> tuple[str, ...]:
         """Where to ask for a file of the web: as `places`. Mirrors are not told the login in an address."""

@@ -128,7 +128,16 @@ def read_registries(text: str, path: str) -> Found:
             raise _wrong(where, f"{prefix} stands there twice", "one [[registry]] for each prefix")
         seen.add(prefix)
         _take_registry(made, prefix, table, where)
+    # Of several prefixes the longest counts alone: what a shorter one blocks, it does not.
+    for prefix, places in made.mirrors.items():
+        if prefix not in made.blocked and made.found().routes.is_blocked(*_split(prefix)):
+            made.mirrors[prefix] = (*places, prefix)
     return made.found()
+
+
+def _split(key: str) -> tuple[str, str]:
+    host, _, path = key.partition("/")
+    return host, path
 
 
 def _take_registry(made: _Gathered, prefix: str, table: Mapping[str, Any], where: str) -> None:
@@ -410,7 +419,7 @@ def _fits_registries(key: str) -> bool:
 
 def _registry(key: str, routes: Routes) -> Iterator[str]:
     mirrors = list(routes.mirrors.get(key, ()))
-    blocked = key in routes.blocked
+    blocked = routes.is_blocked(*_split(key))
     location = mirrors.pop() if blocked and mirrors else key
     yield "[[registry]]"
     yield f"prefix = {_toml_text(key)}"
@@ -438,7 +447,7 @@ def _hosts(routes: Routes, authorities: Mapping[str, str]) -> Written:
     lacking = [f"{HOSTS} cannot say {key}: containerd has rules for whole hosts only" for key in keys if key not in fit]
     files = {}
     for key in fit:
-        if key in routes.blocked and not routes.mirrors.get(key):
+        if routes.is_blocked(key) and not routes.mirrors.get(key):
             lacking.append(f"{HOSTS} cannot say that {key} is not asked: containerd asks where there is no other")
             continue
         files[f"{CERTS}/{_DEFAULT if key == '*' else key}/{HOSTS}"] = (
@@ -449,7 +458,7 @@ def _hosts(routes: Routes, authorities: Mapping[str, str]) -> Written:
 
 def _host_lines(key: str, routes: Routes, authorities: Mapping[str, str]) -> Iterator[str]:
     mirrors = routes.mirrors.get(key, ())
-    instead = mirrors[-1] if key in routes.blocked else None
+    instead = mirrors[-1] if routes.is_blocked(key) else None
     yield f"{MARK}, for containerd: /etc/containerd/certs.d, as config_path says"
     if server := instead or (None if key == "*" else _server_of(key)):
         # Where it is insecure, TLS has been tried by then, if it is a mirror.

@@ -459,7 +459,7 @@ class RegistryStore:
     def _short(self, descriptor: Descriptor, place: int) -> Corrupt:
         return Corrupt(
             f"{self.label} has only {place} of the {descriptor.size} bytes of {descriptor.digest}",
-            hint="the registry's storage lost the rest: push that image again",
+            hint="the registry's storage lost the rest: push that image again, under another tag",
         )
 
     def _upload(self, descriptor: Descriptor) -> Upload:

@@ -214,5 +214,5 @@ def require_whole(descriptor: Descriptor, size: int, digest: hashlib._Hash, orig
     if (found := "sha256:" + digest.hexdigest()) != descriptor.digest:
         raise Corrupt(
             f"{origin} sent {found} where {descriptor.digest} was asked for",
-            hint="the bytes changed on the way or in the registry's storage: push that image again",
+            hint="the bytes changed on the way or in the registry's storage: push that image again, under another tag",
         )

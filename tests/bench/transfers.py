@@ -114,8 +114,7 @@ def clean(place: Place, rounds: int) -> list[str]:
     for number in range(rounds):
         for tool in found:
             found[tool].append(_copy(place, tool, "1", f"{tool}/clean{number}"))
-            if number or tool == "skopeo":
-                _empty(place.far)
+            _empty(place.far)
     lines += [_row(tool, costs) for tool, costs in found.items()]
     ratio = statistics.median(b.wall / a.wall for a, b in zip(found["skopeo"], found["tricompose"], strict=True))
     lines += ["", f"tricompose : skopeo, median of the {rounds} pairs: **{ratio:.2f}**", ""]
@@ -142,9 +141,9 @@ def _row(tool: str, costs: Sequence[Cost]) -> str:
 
 
 def _again(place: Place) -> list[str]:
-    changed, same = (_copy(place, "tricompose", tag, "tricompose/clean0") for tag in ("2", "2"))
+    _, changed, same = (_copy(place, "tricompose", tag, "again/image") for tag in ("1", "2", "2"))
     with Proxy(place.near.port) as near, Proxy(place.far.port) as far:
-        target = f"docker://{far.host}/tricompose/clean0:2"
+        target = f"docker://{far.host}/again/image:2"
         _run(ours(f"docker://{near.host}/i/image:2", target, place.folder / "scratch/cache"))
         requests = len(near.requests) + len(far.requests)
     moved, kept = (changed.read + changed.written) / 2 / MIB, (same.read + same.written) / MIB

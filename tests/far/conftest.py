@@ -1,4 +1,4 @@
-"""The world of the manual: NVIDIA's registry as a stand-in, a company's own, and people at machines that reach little."""
+"""The world of the manual: a stand-in for NVIDIA's registry, a company's own, people at machines that reach little."""
 
 from __future__ import annotations
 

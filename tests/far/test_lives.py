@@ -1,4 +1,4 @@
-"""The lives of the manual, lived: behind a mirror, behind a proxy, behind an air gap. Each page is done as it stands."""
+"""The lives of the manual, lived: behind a mirror, a proxy, an air gap. Each page is done as it stands."""
 
 from __future__ import annotations
 

@@ -30,10 +30,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from composer import errors, mirroring, network, pipeline
+from composer import errors, mirroring, moving, network
+from composer.bundle.document import Found
+from composer.bundle.draft import Thing, draft
+from composer.bundle.writing import Supply, write
+from composer.bundling import kinds
+from composer.bundling.loading import load
+from composer.events import ignore
+from composer.oci.copy import survey
 from composer.oci.image import OCI_CONFIG, OCI_LAYER, Descriptor, canonical_json, make_manifest, sha256
 from composer.oci.layout import LayoutStore
 from composer.oci.names import parse_reference
+from composer.workplace import Workplace
 from tests.images import Picture, layer_tar, put
 from tests.services.others import running_other
 from tests.services.proxy import (
@@ -133,7 +141,18 @@ def sea(folder: Path) -> Iterator[Sea]:
         for name, image in images.items():
             put(store_at(f"{source.host}/source/image"), image, name)
             put(LayoutStore.ensure(made.harbour), image, name)
+            _bundle(LayoutStore(made.harbour), name, folder / "bundles")
         yield made
+
+
+def _bundle(store: LayoutStore, name: str, folder: Path) -> None:
+    """An image as a bundle in parts of 3 MB, called by its name."""
+    folder.mkdir(exist_ok=True)
+    contents = survey(store, store.resolve(name))
+    thing = Thing(name=f"source/image:{name}", kind=kinds.COMPOSED, contents=contents, source=store)
+    made = draft([thing], [], {}, tool="storms")
+    supply = Supply([thing], [])
+    write(made, supply, folder, name, part_size=3_000_000, finish=lambda _: None, emit=ignore, jobs=2)
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------
@@ -268,6 +287,7 @@ WRITING: Final[Mapping[str, Fault]] = {
     "lost answer to PUT": partial(_lose, method="PUT"),
     "lost answer to the manifest": partial(_lose, method="PUT", path=MANIFEST),
     "no answer to PATCH": partial(_hold, method="PATCH", path=UPLOADS),
+    "no answer to PUT": partial(_hold, method="PUT", path=UPLOADS),
     "no answer to the manifest": partial(_hold, method="PUT", path=MANIFEST),
     "5xx for uploads": partial(_failing, method="POST|PATCH|PUT", path=UPLOADS),
     "5xx for the manifest": partial(_failing, method="PUT", path=MANIFEST),
@@ -278,6 +298,8 @@ WRITING: Final[Mapping[str, Fault]] = {
     "403 for the manifest": partial(_refused, method="PUT", path=MANIFEST),
 }
 KILL: Final = "kill -9"
+LONG: Final = "no answer to PUT"
+"""What is waited for as long as people wait, 30 s, as a registry may hash the blob: one in eight is enough."""
 
 WRONG: Final = frozenset({"flipped bit", "truncated, Content-Length says so", "another blob's bytes"})
 """What is wrong in a blob says not where: it has to be fetched again whole."""
@@ -301,15 +323,15 @@ class Flow:
 
     reads: bool
     writes: bool
-    act: Callable[[str, str, pipeline.Workplace], None]
+    act: Callable[[str, str, Workplace], None]
     below: str = ""
 
 
-def _copy(source: str, target: str, place: pipeline.Workplace) -> None:
+def _copy(source: str, target: str, place: Workplace) -> None:
     moving.copy(parse_reference(source), parse_reference(target), place, platforms=None)
 
 
-def _mirror(source: str, target: str, place: pipeline.Workplace) -> None:
+def _mirror(source: str, target: str, place: Workplace) -> None:
     wanted = [mirroring.Wanted(reference=parse_reference(source), place=place)]
     to = mirroring.Destination.parse(target)
     found = mirroring.mirror(wanted, to, mirroring.Manner(), jobs=place.jobs, emit=place.emit)
@@ -317,17 +339,22 @@ def _mirror(source: str, target: str, place: pipeline.Workplace) -> None:
         raise error
 
 
+def _load(source: str, target: str, place: Workplace) -> None:
+    load(Found.at(Path(source)), target, place, into=None, trust=None)
+
+
 FLOWS: Final[Mapping[str, Flow]] = {
     "pull": Flow(reads=True, writes=False, act=_copy),
     "push": Flow(reads=False, writes=True, act=_copy),
     "mirror": Flow(reads=True, writes=True, act=_mirror, below="/127.0.0.1_{}/source/image"),
+    "bundle load": Flow(reads=False, writes=True, act=_load, below="/source/image"),
 }
 
 
-def workplace(cache: Path) -> pipeline.Workplace:
+def workplace(cache: Path) -> Workplace:
     """As the command makes it, with less time for everything."""
     environ = {"HOME": str(cache.parent), "DOCKER_CONFIG": str(cache.parent)}
-    place = pipeline.Workplace.from_environment(environ, home=cache.parent, cache=cache)
+    place = Workplace.from_environment(environ, home=cache.parent, cache=cache)
     session = network.session(place.routes, stall=STALL)
     return replace(place, access=replace(place.access, session=lambda: session, patience=PATIENCE))
 
@@ -404,6 +431,8 @@ def drawn(number: int, images: Mapping[str, Picture]) -> Storm:
     for _ in range(count):
         table = draw.choice(tables)
         name = draw.choice(list(table))
+        if name == LONG and draw.random() < 7 / 8:
+            name = "lost answer to PUT"
         (reading if table is READING else writing).append((name, table[name](draw, image)))
     if any(name == "ranges ignored" for name, _ in reading):
         reading.append(("download cut", _cut(draw, image)))
@@ -449,8 +478,10 @@ class Voyage:
 
     @property
     def origin(self) -> str:
-        place = f"docker://{self.source.host}/source/image" if self.flow.reads else f"oci:{self.sea.harbour}"
-        return f"{place}:{self.tag}"
+        if self.flow.reads:
+            return f"docker://{self.source.host}/source/image:{self.tag}"
+        from_bundle = self.sea.folder / "bundles" / self.tag
+        return str(from_bundle) if self.storm.flow == "bundle load" else f"oci:{self.sea.harbour}:{self.tag}"
 
     @property
     def goal(self) -> str:
@@ -666,7 +697,8 @@ _TEXT = """\
 Written by `make storm`: {count} transfers over a network where everything goes wrong, drawn by a seed, in {minutes}
 minutes on a machine with {cores} cores. Each moves an image of 10 or 34 MB through a loopback proxy that does what the
 table of faults says, one to three of them at once, one in seven killed by SIGKILL at a random byte. Time is short: a
-connection stalls after 1.5 s, patience ends after 5 s; people have 30 and 120.
+connection stalls after 1.5 s, patience ends after 5 s; people have 30 and 120. Only the answer to the PUT that closes
+an upload is waited for as long as people wait for it.
 
 After each storm every byte of what is under the name is read without tricompose: it is nothing, or what was there
 before, or the new image and whole. Then the same command runs again in good weather, and must succeed.

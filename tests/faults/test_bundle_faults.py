@@ -192,6 +192,15 @@ def test_no_room_is_told_before_anything_is_written(project: Path, small_disk: P
     assert sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file()) < 10_000
 
 
+def test_parts_that_a_file_system_cannot_hold(project: Path, tmp_path: Path) -> None:
+    """As FAT32 takes no file of 4 GiB: the limit of this process is another, and the error the same."""
+    limited = ["prlimit", "--fsize=5000000", *line(project, tmp_path / "out/b")]
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment(project), check=False)
+    assert done.returncode == 13, done.stderr
+    assert "--part-size" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 # -- loading ------------------------------------------------------------------------------------------------------
 
 

@@ -119,21 +119,6 @@ def test_a_registry_that_asks_for_a_pause_gets_it(registry: Registry, dated: boo
         assert proxy.count("GET", "/blobs/") == 4
 
 
-def test_nobody_disturbs_a_registry_that_asked_for_a_pause(registry: Registry) -> None:
-    with Proxy(registry.port, [Answer(path="/blobs/", after=1, times=1, status=429, retry_after=2)]) as proxy:
-        store = store_at(f"{proxy.host}/source/blob")
-        list(store.read(BLOB))
-        readers = [Thread(target=lambda: list(store.read(BLOB))) for _ in range(3)]
-        readers[0].start()
-        time.sleep(0.5)
-        for reader in readers[1:]:
-            reader.start()
-        for reader in readers:
-            reader.join(30)
-        refused = proxy.requests[-4].at
-        assert all(request.at - refused > 1.9 for request in proxy.requests[-3:])
-
-
 def test_a_pause_that_is_longer_than_our_patience_is_named(registry: Registry) -> None:
     with Proxy(registry.port, [Answer(status=429, retry_after=3600)]) as proxy:
         started = time.monotonic()

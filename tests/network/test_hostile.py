@@ -97,8 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         (folder / ".docker/config.json").unlink()
         hub = stack.enter_context(tls_front(authority.certificate(HUB), ("127.0.0.1", guarded.port)))
         harbor = stack.enter_context(tls_front(authority.certificate(HARBOR), ("127.0.0.1", open_one.port)))
-        own = {f"own-{number}": one for number, one in enumerate((AT_HUB, AT_HARBOR, AT_DNS, AT_PROXY))}
-        far = stack.enter_context(machine(folder / "far", hosts=own))
+        far = stack.enter_context(machine(folder / "far", addresses=(AT_HUB, AT_DNS, AT_HARBOR, AT_PROXY)))
         yield Site(folder=folder, authority=authority, hub=hub, harbor=harbor, far=far)
 
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from composer.oci.image import OCI_INDEX, Descriptor, Index, Manifest, Platform, parse_manifest
+from composer.oci.image import OCI_INDEX, Manifest, Platform, make_index, parse_manifest
 from composer.oci.layout import LayoutStore
 from tests.command import COMMAND, Said, environment, tricompose
 from tests.conftest import require
@@ -237,19 +237,16 @@ def test_only_the_layers_of_the_platforms_that_are_wanted(
     native = store.resolve("amd")
     other = picture(platform=ARM64, filler=MIB, seed=77)
     put(store, other, None)
-    entries = (Descriptor(media_type=native.media_type, digest=native.digest, size=native.size, platform=AMD64),)
-    index = Index(raw=b"", media_type=OCI_INDEX, manifests=(*entries, entry(other, ARM64)))
-    raw = json.dumps(
-        {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [one.to_json() for one in index.manifests]}
+    root = store.publish(
+        make_index(OCI_INDEX, [replace(native, platform=AMD64), entry(other, ARM64)]).raw, OCI_INDEX, "full"
     )
-    root = store.publish(raw.encode(), OCI_INDEX, "full")
     recipe = near.recipe(tmp_path / "project", "python")
     recipe.write_text(recipe.read_text().replace(f"{near.upstream}:full", f"{repo}:full"))
     near.create(tmp_path, recipe=recipe)
     held = {blob["digest"] for blob in document(tmp_path)["blobs"]}
     assert not held & {layer.digest for layer in other.manifest.layers}
     name = f"{repo}:full"
-    assert (items(tmp_path)[name]["digest"], items(tmp_path)[name]["origin"]) == (native.digest, root.digest)
+    assert items(tmp_path)[name]["digest"] == native.digest != root.digest
     said = run(
         "load", tmp_path / "out/tri", "--into", tmp_path / "there", "--cache", tmp_path / "far-cache", cwd=tmp_path
     )
@@ -258,7 +255,16 @@ def test_only_the_layers_of_the_platforms_that_are_wanted(
     line += ["-o", f"oci:{tmp_path}/built:x", "--cache", tmp_path / "far-cache"]
     done = subprocess.run(line, capture_output=True, text=True, env=environment(tmp_path), check=False)
     assert done.returncode == 0, done.stderr
-    assert LayoutStore(tmp_path / "built").resolve("x").digest == items(tmp_path)["tools/slim:1"]["digest"]
+    composed = items(tmp_path)["tools/slim:1"]["digest"]
+    assert LayoutStore(tmp_path / "built").resolve("x").digest == composed
+    # The lock holds too where only the registry over there has been loaded.
+    to = ("--to", f"docker://{registry.host}/{repository}/m", "--rules", tmp_path / "rules")
+    assert run("load", tmp_path / "out/tri", *to, cwd=tmp_path).returncode == 0
+    more = ("--locked", "--no-validate", "-o", f"oci:{tmp_path}/by-rules:x", "--cache", tmp_path / "empty")
+    network = ("--network", tmp_path / "rules/network.yaml")
+    done = tricompose("build", tmp_path / "there/recipe/recipe.yaml", *more, *network, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert LayoutStore(tmp_path / "by-rules").resolve("x").digest == composed
 
 
 def test_signatures_go_along(near: Near, registry: Registry, repository: str, tmp_path: Path) -> None:

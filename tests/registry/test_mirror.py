@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -475,6 +478,72 @@ def test_whoever_goes_by_the_rules_finds_the_images(upstream_gone: str, tmp_path
         for folder in ("rules", "blocked"):
             _copy_by_skopeo(name, tmp_path, folder, guarded)
             _fetch_by_containerd(name.removeprefix("docker://"), tmp_path / folder, address)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_registries_conf_means_to_us_what_it_means_to_skopeo(seed: int, tmp_path: Path) -> None:
+    """Whom skopeo asks for an image that nobody has, in order: prefixes within prefixes, mirrors, other locations."""
+    require("skopeo")
+    drawn = random.Random(seed)
+    with _nobodies(3) as (hosts, asked):
+        name = f"docker://{hosts[0]}/a/b/c:1"
+        for _ in range(5):
+            text = _conf(drawn, hosts)
+            (tmp_path / "registries.conf").write_text(text)
+            argv = [
+                "skopeo",
+                "--registries-conf",
+                str(tmp_path / "registries.conf"),
+                "inspect",
+                "--tls-verify=false",
+                name,
+            ]
+            asked.clear()
+            subprocess.run(argv, capture_output=True, timeout=60, check=False)
+            places = read(tmp_path / "registries.conf").routes.places(parse_reference(name))
+            assert list(dict.fromkeys(asked)) == [one.place for one in places], text
+
+
+def _conf(drawn: random.Random, hosts: Sequence[str]) -> str:
+    """Rules for the first host and parts of it. Only shorter prefixes than the image itself may be a bare host."""
+    lines = []
+    prefixes = [hosts[0], f"{hosts[0]}/a", f"{hosts[0]}/a/b", f"{hosts[0]}/x", hosts[1]]
+    for prefix in drawn.sample(prefixes, drawn.randrange(1, 5)):
+        location = drawn.choice([prefix, prefix, drawn.choice(hosts) + drawn.choice(["", "/m", "/m/n"])])
+        lines += ["[[registry]]", f'prefix = "{prefix}"', f'location = "{location}"', "insecure = true"]
+        lines += ["mirror-by-digest-only = true"] if drawn.random() < 0.1 else []
+        for _ in range(drawn.randrange(4)):
+            place = drawn.choice(hosts) + drawn.choice(["", "/m", "/m/n"])
+            lines += ["[[registry.mirror]]", f'location = "{place}"', "insecure = true"]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _nobodies(number: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Registries in which there is nothing: their hosts, and a list that every repository is added to that is asked."""
+    asked: list[str] = []
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if "/manifests/" in self.path:
+                repository = self.path.removeprefix("/v2/").partition("/manifests/")[0]
+                assert isinstance(self.server, ThreadingHTTPServer)
+                asked.append(f"127.0.0.1:{self.server.server_port}/{repository}")
+            self.send_response(200 if self.path == "/v2/" else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None: ...  # noqa: A002 - its name there
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Empty) for _ in range(number)]
+    for server_ in servers:
+        threading.Thread(target=server_.serve_forever, daemon=True).start()
+    try:
+        yield [f"127.0.0.1:{one.server_port}" for one in servers], asked
+    finally:
+        for server_ in servers:
+            server_.shutdown()
+            server_.server_close()
 
 
 def _copy_by_skopeo(name: str, path: Path, folder: str, guarded: Registry) -> None:

@@ -122,7 +122,7 @@ def machine(
     holder = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout
-        assert holder.stdout.readline() == "ready\n", "no network namespace could be made: this needs root, and iproute2"
+        assert holder.stdout.readline() == "ready\n", "no network namespace: this needs root, and iproute2"
         bare = Machine(pid=holder.pid, folder=folder)
         with ExitStack() as stack:
             with bare.within():

@@ -245,7 +245,9 @@ class Proxy:
         if not line or not line[:1].isalpha():  # closed, or somebody speaks TLS
             return False
         method, path, _ = line.decode("latin-1").split(" ", 2)
-        headers = dict(http.client.parse_headers(reader).items())
+        headers: dict[str, str] = {}
+        for name, value in http.client.parse_headers(reader).items():
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
         with self._lock:
             self.requests.append(Request(method=method, path=path, headers=headers, at=time.monotonic()))
             blind = any(isinstance(rule, IgnoreRange) and rule.takes(method, path) for rule in self.rules)
