@@ -13,6 +13,7 @@ import click
 from composer.command import Desk, Usage, command
 
 if TYPE_CHECKING:
+    from composer.bundle.document import Found
     from composer.bundle.signing import Trust
 
 _UNITS: Final = {
@@ -114,6 +115,7 @@ def _create(
       tricompose bundle create recipe.yaml -o out/triton-2 --since out/triton.bundle.json
       tricompose bundle create recipe.yaml -o out/triton --with-tool
     """
+    from composer.bundle.document import SUFFIX, document_of
     from composer.bundling.packing import Packing, create
     from composer.console import bundles
     from composer.oci.image import Platform
@@ -133,7 +135,9 @@ def _create(
         platforms=[Platform.parse(one) for one in platforms] or None,
     )
     how = None if no_validate else Proving(runner=runner)
-    made, path = create([(one, desk.place(one)) for one in loaded], out, packing, how=how)
+    named = document_of(out)
+    place = named.with_name(named.name.removesuffix(SUFFIX))
+    made, path = create([(one, desk.place(one)) for one in loaded], place, packing, how=how)
     desk.console.result("bundle", bundles.bundle_json(made, path), *bundles.bundle_text(made, path))
 
 
@@ -181,11 +185,9 @@ def _verify(desk: Desk, /, where: Path, key: Path | None, allowed_signers: Path 
         raise refused(list(damaged))
 
 
-def _require_known(found: object, only: Sequence[str]) -> None:
-    from composer.bundle.document import Found
+def _require_known(found: Found, only: Sequence[str]) -> None:
     from composer.errors import NotFound
 
-    assert isinstance(found, Found)
     names = [part.name for part in found.bundle.parts]
     if unknown := [name for name in only if name not in names]:
         raise NotFound(f"{unknown[0]} is no part of {found.path}", hint=f"its parts: {names[0]} ... {names[-1]}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from composer.errors import Corrupt, NoRoom
+from composer.errors import Corrupt, NoRoom, NotFound
 from composer.oci.copy import Contents
 from composer.oci.image import EMPTY_JSON, OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, make_manifest
 from composer.oci.layout import begin_file, room, sweep, write_all
@@ -19,12 +20,13 @@ from composer.oci.store import CHUNK, Store, verified
 TITLE: Final = "org.opencontainers.image.title"
 _MODE: Final = "org.tricompose.mode"
 _FOLDERS: Final = "org.tricompose.folders"
+_USUAL: Final = 0o644
 _FILE: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A file of an artifact: its path, its bytes or where these lie, what they are. `mode` is 0o644 or 0o755."""
+    """A file of an artifact: its path, its bytes or where these lie, what they are, its permissions."""
 
     path: str
     source: Path | bytes
@@ -35,7 +37,7 @@ class Piece:
     @property
     def blob(self) -> Descriptor:
         """What the manifest says of it."""
-        notes = {TITLE: self.path, **({_MODE: "0755"} if self.mode & 0o100 else {})}
+        notes = {TITLE: self.path, **({_MODE: f"{self.mode:04o}"} if self.mode != _USUAL else {})}
         return Descriptor(media_type=_FILE, digest=self.digest, size=self.size, annotations=notes)
 
 
@@ -64,7 +66,7 @@ class FileStore:
 
     def resolve(self, name: str) -> Descriptor:
         """Nothing is called by names here."""
-        raise NotImplementedError(name)
+        raise NotFound(f"{name!r} is no name among them")
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         """The bytes of a small one."""
@@ -111,8 +113,9 @@ def files_of(manifest: Manifest) -> dict[str, Descriptor]:
 
 
 def mode_of(blob: Descriptor) -> int:
-    """The permissions of a file."""
-    return 0o755 if blob.annotations.get(_MODE) == "0755" else 0o644
+    """The permissions of a file: its owner may read it, and nobody else may write it."""
+    said = blob.annotations.get(_MODE, "")
+    return (int(said, 8) if re.fullmatch("0[0-7]{3}", said) else _USUAL) & 0o755 | 0o400
 
 
 def folders_of(manifest: Manifest) -> tuple[str, ...]:

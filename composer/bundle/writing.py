@@ -20,7 +20,7 @@ from composer.bundle.artifacts import FileStore
 from composer.bundle.document import SIGNED, SUFFIX, Bundle, Part
 from composer.bundle.draft import Draft, Entry, Loose, Thing
 from composer.bundle.slices import Slices, cut
-from composer.errors import Unplannable, Unreachable
+from composer.errors import NotFound, Unplannable, Unreachable
 from composer.events import Emit
 from composer.interruptions import shielded
 from composer.oci.copy import Contents, deliver
@@ -85,7 +85,7 @@ class Supply:
 
     def resolve(self, name: str) -> Descriptor:
         """Nothing is called by names here."""
-        raise NotImplementedError(name)
+        raise NotFound(f"{name!r} is no name among them")
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         """The raw bytes of a manifest."""

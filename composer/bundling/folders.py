@@ -96,7 +96,7 @@ def _taken(recipe: Recipe, place: Path, target: str) -> Iterator[tuple[Piece | N
                     source=file.source,
                     size=file.size,
                     digest=digest_of(file.source),
-                    mode=0o755 if file.mode & 0o100 else 0o644,
+                    mode=file.source.stat().st_mode & 0o755 | 0o400,
                 )
                 yield piece, ""
     except OSError as error:

@@ -14,7 +14,7 @@ from composer.bundling.kinds import ATTACHED, BASE, COMPOSED, UPSTREAM
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.oci.copy import survey
 from composer.oci.image import Descriptor
-from composer.oci.layout import LayoutStore, blob_path, room
+from composer.oci.layout import LayoutStore, room
 from composer.oci.names import Reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
@@ -125,8 +125,3 @@ def _of_bundle(found: Found) -> Mapping[str, tuple[str, ...]]:
         for digest in kept.intersection(digests):
             at[digest] = (*at.get(digest, ()), *([f"{NAMED}{name}"] if name in images else []))
     return at
-
-
-def in_cache(cache: Path, digest: str) -> bool:
-    """Whether a cache has a blob."""
-    return (cache / blob_path(digest)).is_file()

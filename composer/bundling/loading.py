@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from composer.bundle.signing import Trust, require_signature
 from composer.bundling import kinds
 from composer.bundling.having import NAMED
 from composer.cache import IMAGE_TAG
-from composer.errors import Corrupt, NotFound, Unplannable
+from composer.errors import Corrupt, Denied, NotFound, Unplannable
 from composer.events import StageFinished, StageStarted, Warned
 from composer.mirroring import Destination, Wanted
 from composer.network.routes import Routes
@@ -88,7 +89,7 @@ def load(found: Found, to: str | None, place: Workplace, *, into: Path | None, t
     return Outcome(signer=signer, loaded=loaded, left=tuple(yard.left), recipes=written, rules=yard.rules())
 
 
-class _Yard:
+class _Yard(ABC):
     """A place that a bundle is brought to."""
 
     def __init__(self, store: BundleStore, place: Workplace) -> None:
@@ -96,13 +97,13 @@ class _Yard:
         self.place = place
         self.left: list[str] = []
 
+    @abstractmethod
     def require(self) -> None:
         """Raise now what `bring` would end with: something is missing that the bundle is built on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bring(self) -> Iterator[Loaded]:
         """Bring everything."""
-        raise NotImplementedError
 
     def rules(self) -> Routes | None:
         """How what was brought is found there by its old names."""
@@ -186,24 +187,25 @@ class _Registry(_Yard):
 
     def require(self) -> None:
         """Look for every blob that the bundle needs, in the repositories where it was seen or is to go."""
+        if self._images:
+            self._open(self._target(self._images[0])).prepare()
         missing = []
-        names = {item.name for item in self._images}
         for need in self.store.bundle.needs:
             users = [item for item in self._images if item.name in need.items]
-            if users and names and not self._find(need, users):
+            if users and not self._find(need, users):
                 missing.append(need)
         if missing:
             raise _refused(str(self._to), missing)
-        if self._images:
-            self._open(self._target(self._images[0])).prepare()
 
     def _find(self, need: Need, users: Sequence[Item]) -> bool:
         blob = Descriptor(media_type="", digest=need.digest, size=need.size)
         places = [*(self._target(item) for item in users), *self._seen(need)]
         for reference in dict.fromkeys(replace(one, tag=None, digest=None) for one in places):
-            if self._open(reference).has(blob):
-                self._brought[need.digest] = self._open(reference)
-                return True
+            # A repository that we may not look into is as good as none.
+            with suppress(Denied):
+                if self._open(reference).has(blob):
+                    self._brought[need.digest] = self._open(reference)
+                    return True
         return False
 
     def _seen(self, need: Need) -> Iterator[Reference]:
@@ -351,6 +353,8 @@ def _link(cache: LayoutStore, blob: Descriptor, place: Path) -> None:
         return
     except OSError:
         write_file(place, blob, cache)
+    # As files on shelves have it: an image that is made of one has it too.
+    place.chmod(0o444)
 
 
 def _cache_tag(item: Item) -> str:

@@ -38,6 +38,8 @@ _USER: Final = "tricompose"
 _IDLE: Final = 300.0
 """Seconds after which a connection that nobody uses is closed."""
 
+_HOPELESS: Final = ("nowhere", "proxy")
+
 _LARGEST_HEAD: Final = 1 << 16
 _PIECE: Final = 1 << 17
 _HOPS: Final = frozenset({"proxy-authorization", "proxy-connection", "connection", "keep-alive"})
@@ -50,10 +52,14 @@ def needed(routes: Routes) -> bool:
 
 
 class Door:
-    """The proxy, from now until it is closed. `failures` are the hosts that could not be reached, and why."""
+    """The proxy, from now until it is closed.
+
+    `failures` are the hosts that could not be reached, and why; it is `hopeless` where another try would not help.
+    """
 
     def __init__(self, routes: Routes) -> None:
         self.failures: dict[str, Unreachable] = {}
+        self.hopeless = False
         self._names = Names(routes.hosts, routes.dns)
         self._proxies = routes.proxies
         self._trust = Trust(routes.ca_bundle, routes.certs)
@@ -112,13 +118,17 @@ class Door:
                 self._pass(client, request, rest)
 
     def _pass(self, client: socket.socket, request: _Request, rest: bytes) -> None:
+        from composer.oci.trouble import Trouble, diagnose
+
         try:
             upstream, asking = self._reached(request)
         except (OSError, Unreachable) as error:
-            from composer.oci.trouble import diagnose
-
-            found = error if isinstance(error, Unreachable) else diagnose(error, request.place).error
-            self.failures[request.place] = found
+            if isinstance(error, Unreachable):
+                trouble = Trouble(kind="proxy", error=error)
+            else:
+                trouble = diagnose(error, request.place)
+            self.failures[request.place] = trouble.error
+            self.hopeless |= trouble.kind in _HOPELESS
             client.sendall(_answer("502 Bad Gateway"))
             return
         with closing(upstream):

@@ -157,12 +157,14 @@ class Upload:
             self.cancel()
             return True
         begun, self._session = self._session, location
+        held = None
         with contextlib.suppress(TricomposeError, Interrupted):
-            self._place = self._held() or 0
-        if not self._place:
+            held = self._held()
+        if held is None:
             self._session = begun
         else:
-            self._wire.note(f"{self._wire.host} still has {self._place} bytes of {self._descriptor.digest}")
+            self._place = held
+            self._wire.note(f"{self._wire.host} still has {held} bytes of {self._descriptor.digest}")
             if begun:
                 self._delete(begun)
         self._note_down()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ from composer.wheels.target import Target
 
 _PLATFORMS: Final = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 """The minor versions of glibc 2 that uv knows platforms for."""
+
+_GLANCE: Final = 0.2
+"""Seconds between two looks at whether there is still hope."""
 
 EMPTY: Final[Mapping[str, Unreachable]] = MappingProxyType({})
 
@@ -86,8 +89,28 @@ def _run(
         _write_inputs(question, place, present)
         command = [_uv(), *_options(question.target, question.sources, place), str(place / "in")]
         environment = {**_environment(question.sources, place), **(door.environment if door else {})}
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        done = _ended(command, place, environment, door)
         return done, dict(door.failures) if door else {}
+
+
+def _ended(
+    command: Sequence[str], place: Path, environment: Mapping[str, str], door: Door | None
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, or until it is known that a host cannot be reached: uv would go on trying for long."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            while True:
+                try:
+                    out, told = process.communicate(timeout=_GLANCE)
+                except subprocess.TimeoutExpired:
+                    if door and door.hopeless:
+                        process.terminate()
+                else:
+                    return subprocess.CompletedProcess(command, process.returncode, out, told)
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _write_inputs(question: Question, place: Path, present: Mapping[str, Version]) -> None:

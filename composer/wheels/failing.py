@@ -31,7 +31,7 @@ def failure(recipe: Recipe, question: Question, error: Unanswered, again: Callab
         return Denied(f"the package index did not let us in: {denying}", hint=LOGIN)
     if "No solution found" in told:
         return RecipeError([_unsolved(recipe, question, told)])
-    if _UNREACHED.search(told) and error.unreached:
+    if error.unreached:
         host, first = next(iter(error.unreached.items()))
         return Unreachable(f"the packages could not be looked up at {host}: {first.message}", hint=first.hint)
     if _UNREACHED.search(told):

@@ -76,18 +76,16 @@ def harbor(tmp_path: Path) -> Iterator[Registry]:
 def person(tmp_path: Path) -> Callable[..., Person]:
     """Makes somebody at a machine, logged in at one registry, who has the models of the quickstart.
 
-    `authorities` is a file of the certificates of those registries.
+    `corp-ca.pem` has the certificates of the registries that are `known`.
     """
 
-    def sits_at(
-        machine: Machine, name: str, *known: Registry, authorities: str = "corp-ca.pem", at: str = HARBOR
-    ) -> Person:
+    def sits_at(machine: Machine, name: str, *known: Registry, at: str = HARBOR) -> Person:
         folder, home = tmp_path / name, tmp_path / f"home-of-{name}"
         folder.mkdir()
         home.mkdir()
         login(home / ".docker", at)
         shutil.copytree(RECIPES / "models", folder / "model_repository")
-        (folder / authorities).write_text("".join(one.certificate.read_text() for one in known if one.certificate))
+        (folder / "corp-ca.pem").write_text("".join(one.certificate.read_text() for one in known if one.certificate))
         return Person(machine=machine, folder=folder, environ=_environ(home))
 
     return sits_at

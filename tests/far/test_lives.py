@@ -91,7 +91,7 @@ def test_across_an_air_gap(ngc: Registry, tmp_path: Path, person: Sits, stack: E
     plant = stack.enter_context(running_registry(tmp_path / "plant", basic=True, tls=True, name=PLANT, on=far))
     outside = [(ADDRESSES[NGC], 443), ("127.0.0.1", ngc.port), ("198.51.100.1", 443)]
     assert not any(far.reaches(address) for address in outside), "nobody is to be reached from the far side"
-    receiver = person(far, "receiver", plant, authorities="plant-ca.pem", at=PLANT)
+    receiver = person(far, "receiver", plant, at=PLANT)
     shutil.rmtree(receiver.folder / "model_repository")
     receiver.follows(page, "On the far side")
     before = plant.blobs()

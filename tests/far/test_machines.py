@@ -1,4 +1,4 @@
-"""The machines of these tests reach what they are given and nothing else, or all that is told of them proves nothing."""
+"""The machines of these tests reach what they are given and nothing else, or what is told of them proves nothing."""
 
 from __future__ import annotations
 

@@ -393,7 +393,7 @@ class Storm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passed:
-    """What came of a storm: exit statuses, bytes moved twice in each direction, and all that was `wrong`."""
+    """What came of a storm: its exit status, the bytes that were needed and moved twice, and all that was `wrong`."""
 
     number: int
     flow: str

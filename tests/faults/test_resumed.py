@@ -280,3 +280,28 @@ def test_the_archive_of_another_image_is_not_gone_on_with(registry: Registry, tm
     assert list(tmp_path.glob(".*.part-*")) == []
     manifest = json.loads((tmp_path / "checked/manifest.json").read_text())
     assert manifest["config"]["digest"] == other.manifest.config.digest
+
+
+def test_a_copy_takes_little_memory_and_no_disk(registry: Registry, tmp_path: Path) -> None:
+    """What it takes does not depend on the image: so this holds what is loaded, too."""
+    names = f"docker://{registry.host}/source/image:1", f"docker://{registry.host}/small/image:1"
+    with Proxy(registry.port) as far:
+        # By another name of the same registry, so that nothing can be mounted.
+        target = names[1].replace(registry.host, far.host)
+        env = environment(tmp_path, TMPDIR=str(tmp_path))
+        argv = [COMMAND, "copy", names[0], target, "--progress", "none", "--cache", str(tmp_path / "cache")]
+        process = subprocess.Popen(argv, cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, highest(process.pid))
+            time.sleep(0.002)
+        assert process.returncode == 0
+        assert far.bytes_to_upstream > SIZE
+    assert 20 * MIB < peak <= 64 * MIB
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 100_000
+
+
+def highest(pid: int) -> int:
+    """The most memory that a process has had so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)

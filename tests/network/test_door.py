@@ -22,8 +22,10 @@ from composer.wheels import Shelf, Wheels, survey_wheels
 from tests.conftest import require
 from tests.network.certificates import Authority
 from tests.network.servers import server
+from tests.services.dns import name_server
 from tests.services.forward import forward_proxy
 from tests.services.index import make_index, make_wheel
+from tests.services.registry import free_port
 from tests.services.web import web
 
 NAME = "index.test"
@@ -156,11 +158,11 @@ def test_packages_of_an_index_whose_name_only_the_recipe_knows(
 ) -> None:
     with web(index, certificate=authority.certificate(NAME)) as site:
         said = f"pip_index: '{site.at(NAME)}/simple', ca_bundle: '{authority.file}'"
-        with pytest.raises(Unreachable) as caught:
-            wheels(tmp_path, f"{said}, dns: ['127.0.0.1:9']")
-        assert (
-            f"the name of {NAME}:{site.port} could not be resolved (DNS: 127.0.0.1:9: refused" in caught.value.message
-        )
+        port = free_port()
+        with name_server("127.0.0.1", {}, port=port), pytest.raises(Unreachable) as caught:
+            wheels(tmp_path, f"{said}, dns: ['127.0.0.1:{port}']")
+        told = f"the name of {NAME}:{site.port} could not be resolved (DNS: 127.0.0.1:{port}: NXDOMAIN; this machine: "
+        assert told in caught.value.message
         assert f"hosts: {{{NAME}: ADDRESS}}" in (caught.value.hint or "")
         found = wheels(tmp_path, f"{said}, hosts: {{{NAME}: 127.0.0.1}}")
         assert [wheel.name for wheel in found.wheels] == ["probe"]
@@ -197,3 +199,20 @@ def test_packages_by_a_proxy_with_a_login(tmp_path: Path, index: Path, authority
         found = wheels(tmp_path, f"{said}, proxy: {{https: 'http://me:p%40ss@127.0.0.1:{proxy.port}'}}")
         assert [wheel.name for wheel in found.wheels] == ["probe"]
         assert set(proxy.passed) == {f"CONNECT {NAME}:443"}
+
+
+def test_wheels_come_from_mirrors_of_their_host(tmp_path: Path, index: Path, authority: Authority) -> None:
+    """The first that has them; the index itself is asked what there is."""
+    (tmp_path / "empty").mkdir()
+    with (
+        web(index, certificate=authority.certificate(NAME)) as site,
+        web(tmp_path / "empty", certificate=authority.certificate("127.0.0.1")) as empty,
+        web(index, certificate=authority.certificate("127.0.0.1")) as mirror,
+    ):
+        places = f"['127.0.0.1:{empty.port}', '127.0.0.1:{mirror.port}']"
+        said = f"pip_index: '{site.at(NAME)}/simple', ca_bundle: '{authority.file}', hosts: {{{NAME}: 127.0.0.1}}"
+        found = wheels(tmp_path, f"{said}, mirrors: {{'{NAME}:{site.port}': {places}}}")
+        assert [wheel.name for wheel in found.wheels] == ["probe"]
+        asked = {one: [path for path in seen.asked if path.endswith(".whl")] for one, seen in
+                 (("site", site), ("empty", empty), ("mirror", mirror))}  # fmt: skip
+        assert [len(asked[one]) for one in ("site", "empty", "mirror")] == [0, 1, 1]

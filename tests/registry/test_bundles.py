@@ -21,18 +21,21 @@ from composer.oci.layout import LayoutStore
 from tests.command import COMMAND, Said, environment, tricompose
 from tests.conftest import require
 from tests.images import AMD64, entry, picture, put
-from tests.parity.place import BASE, HOME, Place, file, packed, server
+from tests.parity.place import BASE, HOME, Place, file, link, packed, server
 from tests.repositories import put_model
 from tests.services.dockerd import Dockerd
 from tests.services.namespaces import Machine, machine
 from tests.services.proxy import Proxy
 from tests.services.registry import PASSWORD, USERNAME, Registry, login, running_registry, store_at
+from tests.services.web import web
+from tests.services.wheels import PipIndex
 
 pytestmark = pytest.mark.registry
 
 ARM64 = Platform(os="linux", architecture="arm64")
 BACKEND = 3_000_000
 WEIGHTS = 1_500_000
+PYTHON = [file("usr/bin/python3.10", b"", 0o755), link("usr/bin/python3", "python3.10", tarfile.SYMTYPE)]
 FAR = "harbor.far.example:5000"
 ADDRESS = "10.0.0.5"
 MIB = 1 << 20
@@ -84,7 +87,7 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Near]:
     names = ("onnxruntime", "python", "tensorrt")
     extra = [file(f"{HOME}/backends/{name}/weights", noise.randbytes(BACKEND)) for name in names]
     place = Place(path)
-    place.upstream(BASE, packed(server(*names, extra=extra)), base=1)
+    place.upstream(BASE, packed(PYTHON), packed(server(*names, extra=extra)), base=1)
     for name in ("one", "two"):
         model = put_model(path / "models" / name, "python")
         (model / "1" / "weights").write_bytes(noise.randbytes(WEIGHTS))
@@ -351,6 +354,46 @@ def test_a_registry_that_lacks_a_base_is_refused_before_anything_is_sent(
         assert done.returncode == 0, done.stderr
         slim = store_at(f"{empty.host}/x/tools/slim")
         assert slim.resolve("1").digest == items(tmp_path, "delta/tri")["tools/slim:1"]["digest"]
+
+
+# -- models and wheels --------------------------------------------------------------------------------------------
+
+
+def test_fetched_models_and_wheels_come_along(near: Near, tmp_path: Path) -> None:
+    """Over there nobody has the web or an index: another set of backends is built with the same models and wheels."""
+    site, project = tmp_path / "web", tmp_path / "project"
+    site.mkdir()
+    index = PipIndex(folder=site)
+    index.add("dependable", "1.0")
+    (site / "model.py").write_text("class TritonPythonModel:\n    def execute(self, requests):\n        return []\n")
+    recipe = near.recipe(project, "python")
+    (project / "config.pbtxt").write_text('backend: "python"\nmax_batch_size: 0\n')
+    with web(site) as served:
+        text = recipe.read_text().replace(
+            "models: [", f"models: [{{name: fetched, source: '{served.url}/model.py', config: ./config.pbtxt}}, "
+        )
+        text = text.replace(
+            "network: {", f"packages: {{pip: [dependable]}}\nnetwork: {{pip_index: '{served.url}/simple', "
+        )
+        recipe.write_text(text)
+        near.create(tmp_path, recipe=recipe)
+        assert {item["kind"] for item in items(tmp_path).values()} >= {"shelf", "recipe"}
+        other = project / "other.yaml"
+        other.write_text(text.replace("[python]", "[onnxruntime, python]"))
+        more = ("--no-validate", "-o", f"oci:{tmp_path}/judge:x", "--cache", tmp_path / "cache")
+        at_home = tricompose("build", other, *more, cwd=tmp_path)
+        assert at_home.returncode == 0, at_home.stderr
+    cache = ("--cache", tmp_path / "far-cache")
+    done = run("load", tmp_path / "out/tri", "--into", tmp_path / "there", *cache, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    there = tmp_path / "there/recipe"
+    shutil.copy(other, there / "other.yaml")
+    shutil.copy(there / "recipe.lock.json", there / "other.lock.json")
+    argv = ["unshare", "--net", COMMAND, "build", there / "other.yaml", "--locked", "--no-validate", *cache]
+    argv += ["-o", f"oci:{tmp_path}/built:x"]
+    built = subprocess.run(argv, capture_output=True, text=True, env=environment(tmp_path), check=False)
+    assert built.returncode == 0, built.stderr
+    assert LayoutStore(tmp_path / "built").resolve("x").digest == LayoutStore(tmp_path / "judge").resolve("x").digest
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------

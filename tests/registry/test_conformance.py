@@ -34,7 +34,7 @@ from composer.oci.registry import RegistryStore
 from tests.conftest import require
 from tests.images import AMD64, Picture, index_of, picture, put
 from tests.services.others import running_other
-from tests.services.proxy import Answer, CutUpload, Lose, Proxy
+from tests.services.proxy import Answer, CutUpload, Lose, Proxy, Swap
 from tests.services.registry import running_registry, store_at
 
 pytestmark = pytest.mark.registry
@@ -61,6 +61,8 @@ class Ways:
     referrers: bool
     subjects: bool
     """Says `OCI-Subject`: that it has entered a manifest into its list. One of ours says so and has none."""
+    pages: bool = True
+    """Says where a list goes on of which it gives a part."""
     describes: bool = True
     """Lists referrers with their types and annotations, as it should."""
     complete: bool
@@ -112,6 +114,7 @@ WAYS = {
         referrers=True,
         subjects=False,
         describes=False,
+        pages=False,
         complete=False,
     ),
 }
@@ -376,6 +379,17 @@ def test_a_missing_tag_names_the_nearest(place: Place) -> None:
     with pytest.raises(NotFound) as caught:
         store.resolve("24.9-py3")
     assert caught.value.hint == f"{store.label}:24.09-py3"
+
+
+def test_a_list_of_tags_is_read_to_its_last_page(place: Place) -> None:
+    """One of them cuts the list off, and does not say that there is more."""
+    store = place.store()
+    for tag in ("1.0", "2.0", "3.0", "wanted"):
+        put(store, picture(), tag)
+    first = f"/v2/{place.repository}/tags/list?n=1"
+    with Proxy(place.port, [Swap(path="/tags/list$", instead=first)]) as proxy, pytest.raises(NotFound) as caught:
+        place.store(through=proxy).resolve("wante")
+    assert (caught.value.hint or "").endswith(":wanted" if place.ways.pages else ":1.0")
 
 
 def test_the_registry_speaks_in_our_errors(place: Place) -> None:

@@ -21,6 +21,7 @@ from composer.oci import upload
 from composer.oci.copy import copy
 from composer.oci.image import OCI_LAYER, Descriptor
 from composer.oci.journal import FOLDER, Journal
+from composer.oci.layout import LayoutStore
 from composer.oci.store import Store
 from tests.images import Picture, picture, put
 from tests.services.keeping import Keeping
@@ -292,6 +293,20 @@ def test_a_mount_that_is_not_granted_is_no_failure(
             assert proxy.count("POST", "from=somebody/elses") == (2 if status == 429 else 1)
     assert store_at(f"{registry.host}/{repository}-two").resolve("1") == image.root
     assert settled(registry, f"{repository}-two") == []
+
+
+def test_what_is_remembered_is_part_of_the_cache(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """Also where there is nothing else in it: a layout can be begun beside it, and it goes with the rest."""
+    put(store_at(f"{registry.host}/{repository}"), picture(seed=72), "1")
+    places = [f"docker://{registry.host}/{repository}{suffix}:1" for suffix in ("", "-copy")]
+    for _ in range(2):
+        assert command.run(tricompose, ["copy", *places, "--cache", str(tmp_path / "cache")]) == 0
+        assert (tmp_path / "cache" / FOLDER).is_dir()
+        assert command.run(tricompose, ["cache", "clear", "--yes", "--cache", str(tmp_path / "cache")]) == 0
+        assert list((tmp_path / "cache").iterdir()) == []
+        put(store_at(f"{registry.host}/{repository}"), picture(seed=73), "1")
+    assert command.run(tricompose, ["copy", *places, "--cache", str(tmp_path / "cache")]) == 0
+    assert not LayoutStore.ensure(tmp_path / "cache").tags()
 
 
 # -- on the way ---------------------------------------------------------------------------------------------------

@@ -612,14 +612,14 @@ def piece(path: str, data: bytes, mode: int = 0o644) -> Piece:
 
 
 def test_files_come_out_as_they_went_in(tmp_path: Path) -> None:
-    pieces = [piece("a/b.txt", b"text"), piece("run", b"#!", 0o755), piece("a/same", b"text")]
+    pieces = [piece("a/b.txt", b"text"), piece("run", b"#!", 0o755), piece("a/same", b"text", 0o444)]
     made, store = make_artifact("application/x", pieces, ["empty/1"], {"note": "yes"})
     assert isinstance(made.root, Manifest)
     lay_out(made.root, store, tmp_path / "out")
     found = {path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*")}
     assert sorted(found) == ["a", "a/b.txt", "a/same", "empty", "empty/1", "run"]
     assert found["a/b.txt"].read_bytes() == b"text"
-    assert [found[name].stat().st_mode & 0o777 for name in ("a/b.txt", "run")] == [0o644, 0o755]
+    assert [found[name].stat().st_mode & 0o777 for name in ("a/b.txt", "run", "a/same")] == [0o644, 0o755, 0o444]
     lay_out(made.root, store, tmp_path / "out")
     found["run"].write_bytes(b"mine")
     with pytest.raises(NoRoom, match="another file"):

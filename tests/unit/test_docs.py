@@ -226,12 +226,16 @@ def samples() -> Iterator[str]:
             yield f"validate: {{{key}: {value}}}"
 
 
+ENVIRON: Final = {"REGISTRY": "harbor.example.com", "PROXY_USER": "jane", "PROXY_PASSWORD": "hush"}
+"""What the pages have people export."""
+
+
 def recipe(text: str) -> Recipe:
     """A recipe of which only a part is shown, as a whole one."""
     keys = re.findall(r"^(\w+):", text, re.MULTILINE)
     origin = "" if {"triton", "upstream"} & set(keys) else 'triton: "24.10"\n'
     content = "" if {"backends", "models"} & set(keys) else "backends: [python]\n"
-    return parse_recipe(origin + content + text, path=ROOT / "recipe.yaml", environ={"REGISTRY": "harbor.example.com"})
+    return parse_recipe(origin + content + text, path=ROOT / "recipe.yaml", environ=ENVIRON)
 
 
 def unbuilt() -> list[str]:
