@@ -187,8 +187,6 @@ class _Registry(_Yard):
 
     def require(self) -> None:
         """Look for every blob that the bundle needs, in the repositories where it was seen or is to go."""
-        if self._images:
-            self._open(self._target(self._images[0])).prepare()
         missing = []
         for need in self.store.bundle.needs:
             users = [item for item in self._images if item.name in need.items]
@@ -196,17 +194,21 @@ class _Registry(_Yard):
                 missing.append(need)
         if missing:
             raise _refused(str(self._to), missing)
+        if self._images:
+            self._open(self._target(self._images[0])).prepare()
 
     def _find(self, need: Need, users: Sequence[Item]) -> bool:
         blob = Descriptor(media_type="", digest=need.digest, size=need.size)
-        places = [*(self._target(item) for item in users), *self._seen(need)]
-        for reference in dict.fromkeys(replace(one, tag=None, digest=None) for one in places):
-            # A repository that we may not look into is as good as none.
+        stores = [self._open(self._target(item)) for item in users]
+        there = next((store for store in stores if store.has(blob)), None)
+        for reference in () if there else self._seen(need):
+            # A repository of others that we may not look into is as good as none.
             with suppress(Denied):
-                if self._open(reference).has(blob):
-                    self._brought[need.digest] = self._open(reference)
-                    return True
-        return False
+                store = self._open(reference)
+                there = there or (store if store.has(blob) else None)
+        if there:
+            self._brought[need.digest] = there
+        return there is not None
 
     def _seen(self, need: Need) -> Iterator[Reference]:
         """The repositories of this registry that may have a blob: as an inventory says, or as an earlier bundle did."""

@@ -74,7 +74,7 @@ COMMANDS = (
     "bundle load out/bundle --into far -v",
     f"bundle inventory docker://{HARBOR}/team/tritonserver -o have.json --network recipe.yaml -v",
 )
-SOME = (COMMANDS[0], COMMANDS[8])
+SOME = (COMMANDS[0], COMMANDS[7], COMMANDS[9])
 """For the other ways to be logged in: those that read, push, and write files."""
 
 

@@ -168,9 +168,7 @@ def test_a_line_that_is_merely_slow_is_alive(registry: Registry, monkeypatch: py
 # -- pauses that were asked for --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("times", "pause", "limit", "dated"), [(6, 1, 8.0, False), (2, 2, 6.0, True)]
-)
+@pytest.mark.parametrize(("times", "pause", "limit", "dated"), [(6, 1, 8.0, False), (2, 2, 6.0, True)])
 def test_many_at_once_get_along_with_a_registry_that_is_asked_too_often(
     registry: Registry, times: int, pause: int, limit: float, dated: bool
 ) -> None:

@@ -27,6 +27,7 @@ from composer.bundle.writing import Supply, write
 from composer.bundling import kinds
 from composer.bundling.folders import folder_of
 from composer.bundling.having import Inventory, known_by
+from composer.bundling.reports import report_of
 from composer.bundling.toolkit import own_wheel
 from composer.cli_bundle import _bytes_of
 from composer.command import Usage
@@ -40,6 +41,7 @@ from composer.oci.names import parse_reference
 from composer.oci.store import Store
 from composer.recipe import load_recipe, parse_recipe
 from tests.images import Picture, picture, put
+from tests.proofs import long_winded, passing
 
 PART = 70_000
 TOOL = Loose(path="tool/readme", source=b"read me", size=7, digest=sha256(b"read me"))
@@ -766,3 +768,18 @@ def test_slices_are_written_and_read_at_any_place(tmp_path: Path) -> None:
     (tmp_path / "n.tar.003").unlink()
     with pytest.raises(Corrupt, match=r"n\.tar\.003"):
         list(slices.read(0, 100))
+
+
+# -- reports ------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_that_is_proved_again_has_the_report_it_had(tmp_path: Path) -> None:
+    """Times differ from proof to proof, and a bundle of the same image must not."""
+    first = report_of(tmp_path, b"recipe", "sha256:1", {"linux/amd64": passing()})
+    assert json.loads(first)["ok"] is True
+    again = report_of(tmp_path, b"recipe", "sha256:1", {"linux/amd64": long_winded()})
+    assert again == first
+    others = [
+        report_of(tmp_path, *key, {"linux/amd64": long_winded()}) for key in ((b"r", "sha256:1"), (b"recipe", "2"))
+    ]
+    assert first not in others

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import pytest
 
-from composer import command, errors, pipeline
+from composer import command, errors, moving, pipeline
 from composer.checks import Report, Result
 from composer.cli import tricompose
 from composer.console import Console, results
@@ -602,7 +602,7 @@ def test_a_bug_is_called_one(tool: Tool, monkeypatch: pytest.MonkeyPatch, place:
     def broken(*_: object) -> None:
         raise RuntimeError("fetching https://me:swordfish@host/ went wrong")
 
-    monkeypatch.setattr(pipeline, "inspect", broken)
+    monkeypatch.setattr(moving, "inspect", broken)
     monkeypatch.setattr("tempfile.tempdir", str(place.path))
     said = tool("inspect", "oci:upstream:full", "--json")
     assert said.status == 70
