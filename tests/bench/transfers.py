@@ -22,7 +22,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from composer.oci.image import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, canonical_json, make_manifest
+from composer.oci.image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    canonical_json,
+    make_manifest,
+    parse_manifest,
+)
 from composer.oci.layout import LayoutStore
 from tests.bench.machine import cpu_name
 from tests.bench.process import Command, Cost, Probes, measure
@@ -42,11 +51,15 @@ PLAIN: Final = ("--src-tls-verify=false", "--dest-tls-verify=false")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Two registries: the first has the image as `i/image:1`, as `2` with its smallest layer changed, and `i/one:1`."""
+    """Two registries: the first has the image as `i/image:1`, as `2` with its smallest layer changed, and `i/one:1`.
+
+    `layer` is the digest of the only layer of that.
+    """
 
     folder: Path
     near: Registry
     far: Registry
+    layer: str
 
 
 # -- what is copied -----------------------------------------------------------------------------------------------
@@ -92,8 +105,10 @@ def places(folder: Path) -> Iterator[Place]:
         for tag, name in (("1", "i/image:1"), ("2", "i/image:2"), ("one", "i/one:1")):
             argv = ["skopeo", "copy", "-q", *PLAIN[1:], f"oci:{layout.path}:{tag}", f"docker://{near.host}/{name}"]
             subprocess.run(argv, check=True)
+        one = parse_manifest(layout.manifest(layout.resolve("one")), OCI_MANIFEST)
+        assert isinstance(one, Manifest)
         shutil.rmtree(layout.path)
-        yield Place(folder=folder, near=near, far=far)
+        yield Place(folder=folder, near=near, far=far, layer=one.layers[0].digest)
 
 
 def skopeo(source: str, target: str) -> Command:
@@ -166,27 +181,32 @@ class Fault:
     share: float
 
 
-def faults() -> list[Fault]:
-    """Anew each time: a rule wears out."""
-    cut, refused = Cut(at=250 * MIB, times=1), Answer(status=429, times=3, retry_after=2)
-    often = Answer(status=429, times=12, retry_after=1)
+def faults(layer: str) -> list[Fault]:
+    """Of the layer with that digest, and anew each time: a rule wears out."""
+
+    def refused(status: int, times: int, retry_after: int | None = None) -> Answer:
+        return Answer(path=layer, status=status, times=times, retry_after=retry_after)
+
+    def cut(at: int, times: float = float("inf")) -> Cut:
+        return Cut(path=layer, at=at, times=times)
+
     return [
         Fault(name="none", rules=[], seconds=10, share=1.02),
-        Fault(name="cut every 60 MiB", rules=[Cut(at=60 * MIB)], seconds=15, share=1.02),
-        Fault(name="cut every 600 kB, 40 times", rules=[Cut(at=600_000, times=40)], seconds=30, share=1.02),
-        Fault(name="cut once at 250 MiB", rules=[cut], seconds=10, share=1.02),
-        Fault(name="cut at 250 MiB, no ranges", rules=[cut, IgnoreRange()], seconds=15, share=1.6),
-        Fault(name="3 x 429, wait 2 s", rules=[refused], seconds=12, share=1.02),
-        Fault(name="12 x 429, wait 1 s", rules=[often], seconds=20, share=1.02),
-        Fault(name="silence after 100 MiB", rules=[Stall(at=100 * MIB, times=1)], seconds=45, share=1.02),
-        Fault(name="2 x 503", rules=[Answer(status=503, times=2)], seconds=10, share=1.02),
-        Fault(name="a flipped byte", rules=[Flip(at=50 * MIB, times=1)], seconds=15, share=2.02),
+        Fault(name="cut every 60 MiB", rules=[cut(60 * MIB)], seconds=15, share=1.02),
+        Fault(name="cut every 600 kB, 40 times", rules=[cut(600_000, 40)], seconds=30, share=1.02),
+        Fault(name="cut once at 250 MiB", rules=[cut(250 * MIB, 1)], seconds=10, share=1.02),
+        Fault(name="cut at 250 MiB, no ranges", rules=[cut(250 * MIB, 1), IgnoreRange()], seconds=15, share=1.6),
+        Fault(name="3 x 429, wait 2 s", rules=[refused(429, 3, 2)], seconds=16, share=1.02),
+        Fault(name="12 x 429, wait 1 s", rules=[refused(429, 12, 1)], seconds=24, share=1.02),
+        Fault(name="silence after 100 MiB", rules=[Stall(path=layer, at=100 * MIB, times=1)], seconds=50, share=1.02),
+        Fault(name="2 x 503", rules=[refused(503, 2)], seconds=10, share=1.02),
+        Fault(name="a flipped byte", rules=[Flip(path=layer, at=50 * MIB, times=1)], seconds=20, share=2.02),
     ]
 
 
 def bad_lines(place: Place) -> list[str]:
     lines = ["| the line | skopeo | tricompose | allowed |", "|---|---|---|---|"]
-    for theirs, our in zip(faults(), faults(), strict=True):
+    for theirs, our in zip(faults(place.layer), faults(place.layer), strict=True):
         cells = _through(place, theirs, "skopeo"), _through(place, our, "tricompose")
         lines.append(f"| {our.name} | {cells[0]} | {cells[1]} | {our.share:.2f} x in {our.seconds:.0f} s |")
     return lines

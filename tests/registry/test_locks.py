@@ -50,7 +50,14 @@ def put_upstream(place: Place, registry: Registry, repository: str) -> None:
 
 
 def put(place: Place, name: str, tag: str) -> None:
-    command = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{place.path}/upstream:{tag}", f"docker://{name}"]
+    command = [
+        "skopeo",
+        "copy",
+        "-q",
+        "--dest-tls-verify=false",
+        f"oci:{place.path}/upstream:{tag}",
+        f"docker://{name}",
+    ]
     subprocess.run(command, check=True)
 
 
