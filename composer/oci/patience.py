@@ -77,7 +77,8 @@ class Patience:
         self._vain += self._moving
         self._moving = False
         delay = cut.after if cut.after is not None else min(0.05 * 2**self._tries, _LONGEST_PAUSE)
-        delay *= random.uniform(1.0, 1.1) if cut.after is not None else random.uniform(0.5, 1.0)
+        # Of those who wait for one host, its gate lets one go first: they need not be told apart by chance.
+        delay += random.uniform(0.0, 0.05) if cut.after is not None else -delay * random.uniform(0.0, 0.5)
         limit = min(self._seconds, _FIRST_CONTACT) if cut.unmet else self._seconds
         if self._vain > _VAIN_TRIES or time.monotonic() + delay - self._since > limit:
             raise self._given_up(cut, limit) from cut
