@@ -25,7 +25,7 @@ from composer.lock import images_of, references
 from composer.network.routes import Routes
 from composer.oci.copy import Contents, Stack, choose, deliver, run_all, survey
 from composer.oci.image import Descriptor, Platform
-from composer.oci.names import TRANSPORTS, Reference, parse_reference
+from composer.oci.names import TRANSPORTS, Reference, is_host, parse_reference, spellings, within
 from composer.oci.referrers import attached_to, referrers_of
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
@@ -38,8 +38,6 @@ from composer.workplace import Workplace
 Action = Literal["copied", "unchanged", "pending", "absent", "failed"]
 """What became of an image. `pending`: it would be copied, in a dry run. `absent`: it need not exist, and does not."""
 
-_HUB: Final = "docker.io"
-_HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _LOCAL: Final = "local"
 """Where images go that come from no registry."""
 
@@ -109,7 +107,7 @@ class Destination:
     def rules(self, wanted: Sequence[Wanted]) -> Routes:
         """The rules by which those images are found here, by registry."""
         references = [one.reference for one in wanted]
-        hosts = dict.fromkeys(_registry(one) for one in references if one.transport == "docker")
+        hosts = dict.fromkeys(spellings(one.host)[0] for one in references if one.transport == "docker")
         insecure = {self.host} if any(self.host in one.place.access.insecure for one in wanted) and hosts else ()
         return Routes(mirrors={host: (self.place(_folder(host)),) for host in hosts}, insecure=frozenset(insecure))
 
@@ -126,11 +124,6 @@ class Destination:
         return f"docker://{self.place()}"
 
 
-def _registry(reference: Reference) -> str:
-    """The registry of an image. Docker Hub has three names."""
-    return _HUB if reference.host in _HUB_NAMES else reference.host
-
-
 def _folder(host: str) -> str:
     """A registry as a part of a repository's name."""
     if host.startswith("["):
@@ -142,12 +135,11 @@ def _folder(host: str) -> str:
 def _within(reference: Reference) -> str:
     """The repository of an image below the prefix."""
     if reference.transport == "docker":
-        host, path = _registry(reference), reference.repository
-        return f"{_folder(host)}/{path if host != _HUB or '/' in path else f'library/{path}'}"
+        host = spellings(reference.host)[0]
+        return f"{_folder(host)}/{within(host, reference.repository)}"
     if reference.transport == "docker-daemon":
         head, slash, rest = reference.place.partition("/")
-        registry = slash and ("." in head or ":" in head or head == "localhost")
-        return f"{_folder(head)}/{rest}" if registry else f"{_LOCAL}/{reference.place or 'image'}"
+        return f"{_folder(head)}/{rest}" if slash and is_host(head) else f"{_LOCAL}/{reference.place or 'image'}"
     name = Path(reference.place).name.removesuffix(".tar").lower()
     return f"{_LOCAL}/{re.sub(r'[^a-z0-9]+', '-', name).strip('-') or 'image'}"
 

@@ -29,7 +29,7 @@ from composer.network.routes import Routes
 from composer.oci.copy import Contents, Intake, Stack, deliver, survey
 from composer.oci.image import Descriptor, Manifest
 from composer.oci.layout import LayoutStore, blob_path, require_room, room
-from composer.oci.names import Reference, parse_reference
+from composer.oci.names import Reference, is_host, parse_reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
 from composer.oci.transports import open_target
@@ -250,7 +250,7 @@ class _Registry(_Yard):
     def _called(self, name: str) -> Reference:
         """Where an image of an earlier bundle went, by its name there: a host in it tells that it came from one."""
         head, slash, _ = name.partition("/")
-        if slash and ("." in head or ":" in head or head == "localhost"):
+        if slash and is_host(head):
             return self._to.target(parse_reference(f"docker://{name}"))
         return parse_reference(f"docker://{self._to.place(name)}")
 

@@ -11,9 +11,7 @@ from composer.errors import TricomposeError
 from composer.lock import NGC, images_of, references
 from composer.network.routes import Routes
 from composer.network_files import CUDA_REPOS
-from composer.oci.credentials import DOCKER_HUB
-from composer.oci.names import Reference, parse_reference
-from composer.oci.wire import HUB_HOST
+from composer.oci.names import Reference, asked_at, parse_reference
 from composer.recipe import Recipe
 from composer.wheels.sources import find_sources
 from composer.workplace import Workplace
@@ -127,8 +125,7 @@ def _sources(origin: Reference, routes: Routes, spare: Routes, *, optional: bool
 
 
 def _at(host: str, *, uses: tuple[str, ...], pulls: tuple[Image, ...] = (), pushes: tuple[Reference, ...] = ()) -> Host:
-    authority = HUB_HOST if host in (DOCKER_HUB, f"index.{DOCKER_HUB}") else host
-    return Host(authority=authority, registry=True, uses=uses, pulls=pulls, pushes=pushes)
+    return Host(authority=asked_at(host), registry=True, uses=uses, pulls=pulls, pushes=pushes)
 
 
 # -- the web ------------------------------------------------------------------------------------------------------

@@ -11,13 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
-from composer.oci.names import Reference
-
-_HUB: Final = "docker.io"
-_HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
+from composer.oci.names import Reference, spellings, within
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +61,7 @@ class Routes:
         if reference.transport != "docker":
             return (reference,)
         host, path = reference.host, reference.repository
-        # Docker Hub keeps images of one-part names below `library`, and so do its mirrors.
-        full = f"library/{path}" if host in _HUB_NAMES and "/" not in path else path
+        full = within(host, path)
         places = (reference.place if place == f"{host}/{full}" else place for place in self._places(host, full))
         # A mirror of one repository must be a repository too.
         return tuple(replace(reference, place=place) for place in dict.fromkeys(places) if "/" in place)
@@ -110,11 +105,7 @@ class Routes:
 def _covered(host: str, path: str, key: str) -> str | None:
     """The part of `host/path` that a key stands for, or None. Docker Hub has three names."""
     at, _, inner = key.strip("/").partition("/")
-    alike = at == "*" or at in _names(host) or (at.startswith("*.") and host.partition(":")[0].endswith(at[1:]))
+    alike = at == "*" or at in spellings(host) or (at.startswith("*.") and host.partition(":")[0].endswith(at[1:]))
     if not alike or not f"{path}/".startswith(f"{inner}/" if inner else ""):
         return None
     return f"{host}/{inner}".rstrip("/")
-
-
-def _names(host: str) -> tuple[str, ...]:
-    return (*_HUB_NAMES, host) if host in _HUB_NAMES else (host,)

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.network.routes import Routes
 from composer.oci.layout import begin_file, room, sweep
+from composer.oci.names import DOCKER_HUB, asked_at, spellings
 
 MARK: Final = "# Written by tricompose mirror"
 """How every file of ours begins that may have comments."""
@@ -32,8 +33,6 @@ HOSTS: Final = "hosts.toml"
 CERTS: Final = "certs.d"
 DAEMON: Final = "daemon.json"
 
-_HUB: Final = "docker.io"
-_HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _DEFAULT: Final = "_default"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _PATH: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
@@ -206,12 +205,11 @@ def _server(made: _Gathered, name: str, document: Mapping[str, Any], where: str)
         if document.get("skip_verify") is True and name != "*":
             made.insecure.add(name)
         return None
-    own = _HUB_NAMES if name in _HUB_NAMES else (name,)
     if not _pulls(document):
         made.blocked.add(name)
         return None
     place = _host(made, server, document, where)
-    if place in own:
+    if place in spellings(name):
         return None
     made.blocked.add(name)
     return place
@@ -288,7 +286,7 @@ def read_daemon(text: str, path: str) -> Found:
     where = _line(text, path, "registry-mirrors")
     places = [place for address in mirrors if (place := _host(made, address, {}, where))]
     if places:
-        made.mirrors[_HUB] = tuple(dict.fromkeys(places))
+        made.mirrors[DOCKER_HUB] = tuple(dict.fromkeys(places))
     for host in _texts(document, "insecure-registries", text, path):
         if _HOST.fullmatch(host):
             made.insecure.add(host)
@@ -460,7 +458,7 @@ def _host_lines(key: str, routes: Routes, authorities: Mapping[str, str]) -> Ite
     mirrors = routes.mirrors.get(key, ())
     instead = mirrors[-1] if routes.is_blocked(key) else None
     yield f"{MARK}, for containerd: /etc/containerd/certs.d, as config_path says"
-    if server := instead or (None if key == "*" else _server_of(key)):
+    if server := instead or (None if key == "*" else asked_at(key)):
         # Where it is insecure, TLS has been tried by then, if it is a mirror.
         *_, (address, options) = _addresses(server, routes, authorities)
         yield from (f"server = {_toml_text(address)}", *options)
@@ -470,10 +468,6 @@ def _host_lines(key: str, routes: Routes, authorities: Mapping[str, str]) -> Ite
 
 
 _PULL: Final = 'capabilities = ["pull", "resolve"]'
-
-
-def _server_of(host: str) -> str:
-    return "registry-1.docker.io" if host in _HUB_NAMES else host
 
 
 def _addresses(place: str, routes: Routes, authorities: Mapping[str, str]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -490,16 +484,16 @@ def _addresses(place: str, routes: Routes, authorities: Mapping[str, str]) -> It
 
 def _daemon(routes: Routes) -> Written:
     """What Docker can be told: where Docker Hub's mirrors are, if they are whole hosts, and who is insecure."""
-    fit = [place for place in routes.mirrors.get(_HUB, ()) if "/" not in place]
+    fit = [place for place in routes.mirrors.get(DOCKER_HUB, ()) if "/" not in place]
     document: dict[str, Any] = {}
     if fit:
         document["registry-mirrors"] = [f"http{'' if one in routes.insecure else 's'}://{one}" for one in fit]
     if routes.insecure:
         document["insecure-registries"] = sorted(routes.insecure)
-    lost = [key for key, places in routes.mirrors.items() if key != _HUB or len(fit) < len(places)]
+    lost = [key for key, places in routes.mirrors.items() if key != DOCKER_HUB or len(fit) < len(places)]
     lacking = (
         (
-            f"{DAEMON} cannot say where {', '.join(lost)} is found: Docker knows mirrors of {_HUB} alone, and no "
+            f"{DAEMON} cannot say where {', '.join(lost)} is found: Docker knows mirrors of {DOCKER_HUB} alone, and no "
             f"paths in them: docker pull {routes.mirrors[lost[0]][0]}/NAME:TAG",
         )
         if lost

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import certifi
 
 from composer.errors import NotFound
+from composer.oci.names import spellings
 
 MACHINE: Final = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 """Where a machine keeps such folders; besides them ~/.config/containers/certs.d."""
 
-_HUB_NAMES: Final = ("registry-1.docker.io", "docker.io", "index.docker.io")
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -48,7 +48,7 @@ class Trust:
 
     def folder(self, host: str, port: int) -> Path | None:
         """The folder that says something of a host, if there is one: the first, with the port before without."""
-        names = _HUB_NAMES if host in _HUB_NAMES else (host,)
+        names = dict.fromkeys((host, *spellings(host)))
         spelt = [name for one in names if one for name in (f"{one}:{port}", *([one] if port == 443 else []))]
         found = (place / name for place in self._certs for name in spelt)
         return next((one for one in found if _files(one)), None)

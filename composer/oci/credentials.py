@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from composer.events import Emit, Warned, ignore
+from composer.oci.names import DOCKER_HUB, spellings
 
-DOCKER_HUB: Final = "docker.io"
 HUB_KEY: Final = "https://index.docker.io/v1/"
-_HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HELPER_SECONDS: Final = 60
 
 
@@ -71,7 +70,7 @@ class Credentials:
 
     def find(self, host: str, repository: str) -> Credential | None:
         """What to be known as to `host`, or None for anonymous. A helper that fails is a warning, not an error."""
-        for name in _HUB_NAMES if host in _HUB_NAMES else (host,):
+        for name in spellings(host):
             if name in self.given:
                 return self.given[name]
         for path in self.files:
@@ -99,7 +98,7 @@ class Credentials:
     def _ask(self, helper: str, host: str) -> Credential | None:
         """Run `docker-credential-<helper> get`. Source: the protocol of docker-credential-helpers."""
         command = f"docker-credential-{helper}"
-        key = HUB_KEY if host in _HUB_NAMES else host
+        key = HUB_KEY if spellings(host)[0] == DOCKER_HUB else host
         try:
             done = subprocess.run(
                 [command, "get"], input=key.encode(), capture_output=True, timeout=_HELPER_SECONDS, check=False
@@ -134,7 +133,8 @@ class Credentials:
 
 def _helper(config: Mapping[str, Any], host: str) -> str | None:
     helpers = config.get("credHelpers")
-    keys = (HUB_KEY, *_HUB_NAMES) if host in _HUB_NAMES else (host,)
+    names = spellings(host)
+    keys = (HUB_KEY, *names) if names[0] == DOCKER_HUB else names
     if isinstance(helpers, dict):
         for key in keys:
             if name := helpers.get(key):
@@ -153,7 +153,7 @@ def _stored(auths: Mapping[str, Any], path: Path, host: str, repository: str) ->
 
 def _scopes(host: str, repository: str) -> Iterator[str]:
     """What an entry may be kept under, the longest first: `host/a/b`, `host/a`, `host`."""
-    parts = [DOCKER_HUB if host in _HUB_NAMES else host, *repository.split("/")]
+    parts = [spellings(host)[0], *repository.split("/")]
     for length in range(len(parts), 0, -1):
         yield "/".join(parts[:length])
 
@@ -162,7 +162,7 @@ def _plain(key: str) -> str:
     """The host, and a path if there is one, of a key as old and new Dockers write it."""
     plain = key.removeprefix("https://").removeprefix("http://").rstrip("/")
     plain = plain.removesuffix("/v1").removesuffix("/v2")
-    return DOCKER_HUB if plain in _HUB_NAMES else plain
+    return spellings(plain)[0]
 
 
 def _credential(entry: Mapping[str, Any], source: str) -> Credential | None:

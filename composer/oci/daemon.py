@@ -35,10 +35,10 @@ from composer.errors import BuildFailed, Corrupt, Denied, NoRoom, NotFound, Tric
 from composer.events import Emit, Logged, Transferred
 from composer.oci.archive import open_docker_archive, plan_archive, stream_archive
 from composer.oci.copy import Contents, Held, Stack, choose, moved, survey, told
-from composer.oci.credentials import DOCKER_HUB, HUB_KEY, Credential
+from composer.oci.credentials import HUB_KEY, Credential
 from composer.oci.image import INDEXES, Descriptor, Platform
 from composer.oci.layout import LayoutReader, begin_file, room, sweep, write_all
-from composer.oci.names import Reference
+from composer.oci.names import DOCKER_HUB, Reference, is_host, within
 from composer.oci.steps import explain
 from composer.oci.store import CHUNK, Store
 
@@ -451,9 +451,9 @@ def host_of(name: str) -> tuple[str, str]:
     """The registry of an image as Docker names it, and the repository there."""
     repository, _ = _parted(name)
     host, slash, rest = repository.partition("/")
-    if slash and ("." in host or ":" in host or host == "localhost"):
+    if slash and is_host(host):
         return host, rest
-    return DOCKER_HUB, repository if slash else f"library/{repository}"
+    return DOCKER_HUB, within(DOCKER_HUB, repository)
 
 
 def _parted(name: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, replace
+from typing import Final
 
 from composer.errors import NotFound
 
@@ -14,12 +15,24 @@ SPELLINGS = (
     "docker-daemon:name:tag"
 )
 
+DOCKER_HUB: Final = "docker.io"
+"""What images call Docker Hub."""
+HUB_HOST: Final = "registry-1.docker.io"
+"""Where it answers."""
+_HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", HUB_HOST)
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _FULL_NAME = re.compile(rf"(?:{_HOST.pattern}/)?{_REPOSITORY.pattern}(?::{_TAG.pattern})?")
-_PATH_DIGEST = re.compile(rf"(.*?)(?:@({_DIGEST.pattern}))?", re.DOTALL)
+_PATHDOCKER_HUB: Final = "docker.io"
+"""What images call Docker Hub."""
+HUB_HOST: Final = "registry-1.docker.io"
+"""Where it answers."""
+_HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", HUB_HOST)
+
+_DIGEST = re.compile(rf"(.*?)(?:@({_DIGEST.pattern}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +99,26 @@ def parse_reference(text: str) -> Reference:
     return _parse_path(transport, text, rest)
 
 
+def spellings(host: str) -> tuple[str, ...]:
+    """All names of a registry, that by which images call it first: Docker Hub has three."""
+    return _HUB_NAMES if host in _HUB_NAMES else (host,)
+
+
+def asked_at(host: str) -> str:
+    """Where a registry answers: Docker Hub at none of the names by which images call it."""
+    return HUB_HOST if host in _HUB_NAMES else host
+
+
+def within(host: str, repository: str) -> str:
+    """The path of a repository in its registry: Docker Hub keeps images of one-part names below `library`."""
+    return f"library/{repository}" if host in _HUB_NAMES and "/" not in repository else repository
+
+
+def is_host(head: str) -> bool:
+    """Whether the first part of an image's name is a registry, as Docker tells it from a repository's."""
+    return "." in head or ":" in head or head == "localhost"
+
+
 def is_docker_name(text: str) -> bool:
     """Whether Docker takes it as `[host/]name[:tag]`."""
     return bool(_FULL_NAME.fullmatch(text))
@@ -109,7 +142,7 @@ def _parse_docker(text: str, rest: str) -> Reference:
         raise NotFound(f"{text!r} lacks the two slashes", hint=f"docker://{rest.lstrip('/')}")
     body, digest = _split_digest(text, rest[2:])
     head, slash, tail = body.partition("/")
-    if not slash or not ("." in head or ":" in head or head == "localhost"):
+    if not slash or not is_host(head):
         raise NotFound(f"{text!r} names no registry host", hint=f"docker://docker.io/{body}")
     repository, _, tag = tail.partition(":")
     if not _HOST.fullmatch(head) or not _REPOSITORY.fullmatch(repository):

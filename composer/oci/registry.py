@@ -19,7 +19,7 @@ import requests
 from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, ignore
 from composer.oci.copy import transfer
-from composer.oci.credentials import DOCKER_HUB, Credentials
+from composer.oci.credentials import Credentials
 from composer.oci.gates import Gates
 from composer.oci.image import (
     EMPTY_JSON,
@@ -33,7 +33,7 @@ from composer.oci.image import (
     sha256,
 )
 from composer.oci.journal import Journal
-from composer.oci.names import Reference
+from composer.oci.names import Reference, within
 from composer.oci.patience import PATIENCE, Interrupted, Patience
 from composer.oci.referrers import cosign_tags, entered, entry_of, fallback_tag, listed, subject_of
 from composer.oci.store import Store, verified
@@ -72,7 +72,7 @@ class RegistryStore:
     ) -> None:
         self.label = f"docker://{reference.place}"
         self.host = reference.host
-        self.repository = _repository(reference)
+        self.repository = within(reference.host, reference.repository)
         self._wire = Wire(
             host=self.host,
             repository=self.repository,
@@ -467,9 +467,3 @@ class RegistryStore:
         with self._lock:
             fresh = Upload(self._wire, self.repository, descriptor, self._manners, self._journal)
             return self._uploads.setdefault(descriptor.digest, fresh)
-
-
-def _repository(reference: Reference) -> str:
-    """Docker Hub keeps images of one-part names below `library`."""
-    official = reference.host == DOCKER_HUB and "/" not in reference.repository
-    return f"library/{reference.repository}" if official else reference.repository

@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from composer.errors import Unreachable
+from composer.oci.names import spellings
 from composer.oci.obstacles import Obstructed, Tried, Unconnected, Unresolved
 
 
@@ -53,14 +54,9 @@ def _trouble(kind: str, message: str, hint: str | None) -> Trouble:
 def _unresolved(cause: Unresolved, place: str) -> Trouble:
     host = _name(place)
     message = f"the name of {place} could not be resolved (DNS: {_list(cause.tried)})"
-    ways = (f"hosts: {{{host}: ADDRESS}}", "dns: [NAMESERVER]", f"mirrors: {{{_called(host)}: [HOST/PATH]}}")
+    ways = (f"hosts: {{{host}: ADDRESS}}", "dns: [NAMESERVER]", f"mirrors: {{{spellings(host)[0]}: [HOST/PATH]}}")
     hint = f"network: {{{'}, or {'.join(ways)}}}; to see what would help: tricompose doctor, getent hosts {host}"
     return _trouble("slow" if cause.errno == socket.EAI_AGAIN else "nowhere", message, hint)
-
-
-def _called(host: str) -> str:
-    """What names of images call a registry."""
-    return "docker.io" if host == "registry-1.docker.io" else host
 
 
 def _unconnected(cause: Unconnected, place: str) -> Trouble:

@@ -21,8 +21,9 @@ import urllib3
 
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
 from composer.events import Emit, Logged
-from composer.oci.credentials import DOCKER_HUB, Credentials
+from composer.oci.credentials import Credentials
 from composer.oci.gates import Gates
+from composer.oci.names import asked_at
 from composer.oci.patience import LEAST_RATE, Interrupted, Patience
 from composer.oci.tokens import Keys, Scopes, spoken
 from composer.oci.trouble import diagnose
@@ -30,7 +31,6 @@ from composer.oci.trouble import diagnose
 Result = TypeVar("Result")
 Body = bytes | Iterable[bytes | memoryview]
 
-HUB_HOST: Final = "registry-1.docker.io"
 _READ: Final = 1 << 18
 _SMALL: Final = 1 << 16
 _SOON: Final = 5.0
@@ -42,7 +42,6 @@ _REPEATED: Final = frozenset({307, 308})
 """The redirects that leave a request what it is, body and all."""
 
 _LARGEST_TOKEN: Final = 1 << 20
-
 
 DRIP: Final = 60.0
 """Seconds after which a body is looked at for whether it only drips."""
@@ -69,7 +68,7 @@ class Wire:
     ) -> None:
         self.host = host
         self.repository = repository
-        self.authority = HUB_HOST if host in (DOCKER_HUB, f"index.{DOCKER_HUB}") else host
+        self.authority = asked_at(host)
         self._session = session
         self._insecure = insecure
         self._emit = emit
