@@ -115,7 +115,6 @@ def _create(
       tricompose bundle create recipe.yaml -o out/triton-2 --since out/triton.bundle.json
       tricompose bundle create recipe.yaml -o out/triton --with-tool
     """
-    from composer.bundle.document import SUFFIX, document_of
     from composer.bundling.packing import Packing, create
     from composer.console import bundles
     from composer.oci.image import Platform
@@ -125,6 +124,7 @@ def _create(
     size = _bytes_of(part_size) if part_size else None
     if key and not key.exists():
         raise Usage(f"there is no key {key}", hint=f"ssh-keygen -t ed25519 -f {key}")
+    place = _place_of(out)
     loaded = [load_recipe(path, environ=os.environ) for path in recipes]
     packing = Packing(
         part_size=size,
@@ -135,10 +135,18 @@ def _create(
         platforms=[Platform.parse(one) for one in platforms] or None,
     )
     how = None if no_validate else Proving(runner=runner)
-    named = document_of(out)
-    place = named.with_name(named.name.removesuffix(SUFFIX))
     made, path = create([(one, desk.place(one)) for one in loaded], place, packing, how=how)
     desk.console.result("bundle", bundles.bundle_json(made, path), *bundles.bundle_text(made, path))
+
+
+def _place_of(out: Path) -> Path:
+    """The folder and the name of a bundle that is to be written."""
+    from composer.bundle.document import SUFFIX, document_of
+
+    if out.is_dir():
+        raise Usage(f"{out} is a folder: the bundle in it needs a name", hint=f"-o {out / 'triton'}")
+    named = document_of(out)
+    return named.with_name(named.name.removesuffix(SUFFIX))
 
 
 def _bytes_of(text: str) -> int:
@@ -265,13 +273,13 @@ def _load(
     from composer.bundle.document import Found
     from composer.bundling.loading import load
     from composer.console import bundles
-    from composer.network import rules
+    from composer.network import writing
 
     found = Found.at(where)
     outcome = load(found, to, desk.place(), into=into, trust=_trust(key, allowed_signers, signer))
-    made = rules.written(outcome.rules) if outcome.rules else None
-    files = rules.write(folder, made) if folder and made else ()
-    network = rules.network_text(outcome.rules) if outcome.rules and not files else ""
+    made = writing.written(outcome.rules) if outcome.rules else None
+    files = writing.write(folder, made) if folder and made else ()
+    network = writing.network_text(outcome.rules) if outcome.rules and not files else ""
     desk.console.result("loaded", bundles.loaded_json(outcome, files), *bundles.loaded_text(outcome, files, network))
 
 

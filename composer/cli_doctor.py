@@ -113,7 +113,8 @@ def _doctor(
 
 
 def _servers(servers: Sequence[str]) -> Sequence[str]:
-    from composer.network.nameservers import PORT, parse_address
+    from composer.network.addresses import parse_address
+    from composer.network.nameservers import PORT
 
     for one in servers:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ import click
 from composer.command import Desk, Usage, command
 
 if TYPE_CHECKING:
-    from composer.mirroring import Wanted
+    from composer.mirroring import Mirrored, Wanted
+    from composer.network.routes import Routes
     from composer.workplace import Workplace
 
 commands = click.Group()
@@ -81,8 +82,7 @@ def _mirror(
       tricompose build recipe.yaml --network mirror-rules/network.yaml
     """
     from composer import mirroring
-    from composer.console import mirrors
-    from composer.network import rules
+    from composer.network import writing
     from composer.oci.image import Platform
 
     to = mirroring.Destination.parse(target)
@@ -91,22 +91,31 @@ def _mirror(
         raise Usage("nothing is named that could be mirrored", hint="tricompose mirror recipe.yaml --to docker://...")
     authorities = to.authorities(wanted)
     if folder:
-        rules.require_ours(folder, rules.written(to.rules(wanted), authorities))
+        writing.require_ours(folder, writing.written(to.rules(wanted), authorities))
     manner = mirroring.Manner(platforms=[Platform.parse(one) for one in platforms] or None, watch=watch, dry=dry)
     found = mirroring.mirror(wanted, to, manner, jobs=desk.jobs, emit=desk.console.emit)
-    found_by = to.rules(mirroring.brought(wanted, found))
-    made = rules.written(found_by, authorities)
-    files = rules.write(folder, made) if folder and found_by.mirrors and not dry else ()
+    _tell(desk, found, to.rules(mirroring.brought(wanted, found)), authorities, None if dry else folder)
+    if failed := mirroring.failure(found):
+        raise failed
+
+
+def _tell(
+    desk: Desk, found: Sequence[Mirrored], found_by: Routes, authorities: Mapping[str, str], folder: Path | None
+) -> None:
+    """What came of it, and the rules, which are written where a folder is named for them."""
+    from composer.console import mirrors
+    from composer.network import writing
+
+    made = writing.written(found_by, authorities)
+    files = writing.write(folder, made) if folder and found_by.mirrors else ()
     document = {
-        "network": rules.network_json(found_by),
+        "network": writing.network_json(found_by),
         "files": [str(file) for file in files],
         "lacking": list(made.lacking),
     }
-    told = [*(f"{file} is written" for file in files), *made.lacking] if files else [rules.network_text(found_by)]
+    told = [*(f"{file} is written" for file in files), *made.lacking] if files else [writing.network_text(found_by)]
     text = mirrors.mirrored_text(found, "\n".join(told) if found_by.mirrors else "")
     desk.console.result("mirrored", mirrors.mirrored_json(found, document), *text)
-    if failed := mirroring.failure(found):
-        raise failed
 
 
 def _wanted(desk: Desk, what: Sequence[str], lists: Sequence[Path], *, watch: bool) -> Iterator[Wanted]:

@@ -5,6 +5,7 @@ Only click is imported here; everything else when a command needs it, so that he
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +123,14 @@ def _epoch() -> int | None:
 # -- shared options -----------------------------------------------------------------------------------------------
 
 
+class _Seconds(click.FloatRange):
+    """Seconds within a range, of which `nan` is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        found = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is no number of seconds.", param, ctx) if math.isnan(found) else found
+
+
 class Shared(click.Option):
     """An option that many commands have: in the help it stands below those of the command itself."""
 
@@ -179,7 +188,7 @@ def _far() -> list[click.Parameter]:
         ),
         Shared(
             ["--max-wait"],
-            type=click.FloatRange(1, 86400),
+            type=_Seconds(1, 86400),
             default=120.0,
             metavar="SECONDS",
             show_default="120",

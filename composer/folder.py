@@ -20,8 +20,8 @@ from composer.dockerfile import FOLDER, SCRIPTS, Dockerfile, render
 from composer.errors import Unplannable
 from composer.files import LocalFile
 from composer.models.repository import ModelRepository
+from composer.network.addresses import is_address
 from composer.network.names import THIS_MACHINE
-from composer.network.nameservers import is_address
 from composer.oci.layout import room
 from composer.recipe import Network
 from composer.rendering import template_text

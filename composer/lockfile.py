@@ -7,8 +7,6 @@ by what the recipe says, not by the recipe as a whole: after a change the lock s
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from composer.errors import Problem, RecipeError, Unplannable
-from composer.oci.layout import room
+from composer.oci.layout import room, write_whole
 
 SUFFIX: Final = ".lock.json"
 
@@ -106,15 +104,7 @@ def write_lock(path: Path, lock: Lock) -> bool:
     with room(path):
         if path.exists() and path.read_text("utf-8") == text:
             return False
-        handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                os.fchmod(file.fileno(), 0o644)
-            os.replace(fresh, path)
-        except BaseException:
-            Path(fresh).unlink(missing_ok=True)
-            raise
+    write_whole(path, text.encode())
     return True
 
 

@@ -16,7 +16,7 @@ from shlex import quote
 from typing import Final
 
 from composer.errors import Problem, RecipeError
-from composer.network.nameservers import is_address
+from composer.network.addresses import is_address
 from composer.recipe import Network, Recipe
 from composer.rendering import render
 

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from composer.errors import TricomposeError
+from composer.network.addresses import parse_address
 from composer.network.names import THIS_MACHINE
-from composer.network.nameservers import parse_address
 from composer.oci.image import Platform
 from composer.oci.names import Reference, parse_reference
 from composer.recipe_yaml import KeyPath

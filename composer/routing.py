@@ -6,6 +6,7 @@ recipe or any YAML with a `network:` mapping, a registries.conf, Docker's daemon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from composer.errors import NotFound, Problem, RecipeError
 from composer.events import Emit, Warned, ignore
-from composer.network.nameservers import is_address, parse_address
+from composer.network.addresses import is_address, parse_address
 from composer.network.routes import Routes
 from composer.network.rules import read
 from composer.network.trust import MACHINE
@@ -28,6 +29,7 @@ NGC_USER: Final = "$oauthtoken"
 """The user that NGC's API keys are for."""
 
 _RULES: Final = (".conf", ".toml", ".json")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +122,7 @@ def overlaid(recipe: Recipe, path: Path | None, environ: Mapping[str, str]) -> R
         )
     else:
         said = load_network(path, environ=environ)
-    made = recipe.model_copy(update={"network": _merged(recipe.network, said, path.parent.absolute())})
-    made._origin = recipe._origin
-    return made
+    return recipe.model_copy(update={"network": _merged(recipe.network, said, path.parent.absolute())})
 
 
 def _merged(before: Network, later: Network, base: Path) -> Network:
@@ -147,7 +147,7 @@ def _resolved(text: str) -> tuple[str, str]:
     bare = address.strip("[]")
     known = [address] if not is_address(bare) else [f"[{bare}]" if ":" in bare else bare]
     try:
-        if not host or not 0 < int(port) < 65536:
+        if not _NAME.fullmatch(host) or not 0 < int(port) < 65536:
             raise ValueError(text)
         parse_address(known[0], int(port))
     except ValueError as error:

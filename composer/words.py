@@ -10,6 +10,11 @@ _LOGIN: Final = re.compile(r"//[^/\s:@]*:[^/\s@]+@")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
+def natural(text: str) -> int | None:
+    """The number that somebody's text is, if it is one: digits of ASCII, no more than any size or time has."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
 def size(count: int) -> str:
     """Bytes in three digits: `853 B`, `43.1 MB`, `12.3 GB`."""
     value, unit = float(count), _UNITS[0]

@@ -6,7 +6,7 @@ It knows recipes only by name, so that commands that need none do not load what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -96,23 +96,13 @@ class Workplace:
         """
         wanted = Wanted(network=network, resolve=tuple(resolve), insecure=tuple(insecure), ca_bundle=ca_bundle)
         routes = find_routes(environ, home, recipe, wanted, emit)
+        given = find_logins(recipe, network, environ)
+        credentials = Credentials.from_environment(environ, home=home, given=given, emit=emit)
         where = (cache or default_cache(environ, home)).expanduser().absolute()
-        access = Access(
-            session=lru_cache(lambda: session(routes)),
-            credentials=Credentials.from_environment(
-                environ, home=home, given=find_logins(recipe, network, environ), emit=emit
-            ),
-            insecure=routes.insecure,
-            scratch=where / "ingest",
-            emit=emit,
-            patience=max_wait,
-            mirrors=routes.places,
-            journal=where / JOURNAL,
-            mount_from=tuple(_repository(text) for text in mount_from),
-        )
+        access = _access(routes, credentials, where, max_wait, emit)
         return cls(
             cache=where,
-            access=access,
+            access=replace(access, mount_from=tuple(_repository(text) for text in mount_from)),
             jobs=jobs,
             epoch=epoch,
             knowledge=knowledge,
@@ -123,6 +113,19 @@ class Workplace:
             routes=routes,
             ledger=_ledger(recipe, strict=locked),
         )
+
+
+def _access(routes: Routes, credentials: Credentials, cache: Path, patience: float, emit: Emit) -> Access:
+    return Access(
+        session=lru_cache(lambda: session(routes)),
+        credentials=credentials,
+        insecure=routes.insecure,
+        scratch=cache / "ingest",
+        emit=emit,
+        patience=patience,
+        mirrors=routes.places,
+        journal=cache / JOURNAL,
+    )
 
 
 def _repository(text: str) -> str:

@@ -33,7 +33,8 @@ LONG = (
     *("far/test_lives.py", "far/test_credentials.py", "faults/test_storms.py"),
     *("triton/test_interrupted.py", "triton/test_silent.py", "docker/test_runner.py"),
     *("faults/test_bad_input.py", "faults/test_interruptions.py", "triton/test_command_line.py"),
-    *("registry/test_builds.py", "registry/test_mirror.py"),
+    *("registry/test_mirror.py", "faults/test_bundle_faults.py", "registry/test_builds.py"),
+    *("registry/test_leaks.py", "registry/test_doctor_network.py"),
     *("faults/test_resumed.py", "faults/test_hanging.py", "faults/test_build_resumed.py"),
 )
 """The modules that take longest, the longest first."""

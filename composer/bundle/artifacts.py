@@ -14,7 +14,7 @@ from typing import Final
 from composer.errors import Corrupt, NoRoom, NotFound
 from composer.oci.copy import Contents
 from composer.oci.image import EMPTY_JSON, OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, make_manifest
-from composer.oci.layout import begin_file, room, sweep, write_all
+from composer.oci.layout import begin_file, begun, room, sweep, write_all
 from composer.oci.store import CHUNK, Store, verified
 
 TITLE: Final = "org.opencontainers.image.title"
@@ -163,7 +163,7 @@ def write_file(place: Path, blob: Descriptor, store: Store) -> None:
     """Write one file, all of it or nothing."""
     with room(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file for file in place.parent.iterdir() if file.name.startswith(".bundle-") and file.is_file())
+        sweep(begun(place.parent, ".bundle-"))
         handle, fresh = begin_file(place.parent, ".bundle-")
     try:
         with open(handle, "wb", buffering=0) as file:

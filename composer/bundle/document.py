@@ -156,7 +156,12 @@ class Found:
 
 
 def document_of(named: Path) -> Path:
-    """The document that a path means: itself, the name without its ending, or that of one of the parts."""
+    """The document that a path means: itself, the name without its ending, or that of one of the parts.
+
+    Raises `NotFound` for a path that ends in no name.
+    """
+    if named.name in ("", ".."):
+        raise NotFound(f"{named} is a folder, and names no bundle in it", hint=f"{named / 'NAME'}")
     if named.name.endswith(SUFFIX):
         return named
     if part := _PART.fullmatch(named.name):

@@ -55,6 +55,8 @@ def require_signature(found: Found, trust: Trust | None) -> str | None:
         _require_whole(found)
         return None
     if trust.allowed:
+        if not trust.allowed.is_file():
+            raise NotFound(f"there is no file {trust.allowed} of allowed signers", hint=f"ls -l {trust.allowed}")
         return _verified(found, trust.allowed, trust.signer or _principal(found, trust.allowed))
     with tempfile.TemporaryDirectory() as scratch:
         return _verified(found, _of_key(trust.key, Path(scratch)), str(trust.key))

@@ -14,7 +14,7 @@ from composer.bundling.kinds import ATTACHED, BASE, COMPOSED, UPSTREAM
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.oci.copy import survey
 from composer.oci.image import Descriptor
-from composer.oci.layout import LayoutStore, room
+from composer.oci.layout import LayoutStore, write_whole
 from composer.oci.names import Reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store
@@ -44,13 +44,7 @@ class Inventory:
 
     def write(self, path: Path) -> None:
         """Write it, all at once. Raises `NoRoom`."""
-        fresh = path.with_name(f".{path.name}.part")
-        with room(path):
-            try:
-                fresh.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-                fresh.replace(path)
-            finally:
-                fresh.unlink(missing_ok=True)
+        write_whole(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
 
 
 def take_inventory(references: Sequence[Reference], place: Workplace) -> Inventory:

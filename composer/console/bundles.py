@@ -16,7 +16,7 @@ from composer.bundle.reading import Damage
 from composer.bundling.having import Inventory
 from composer.bundling.loading import Outcome
 from composer.console.tables import facts, table
-from composer.network.rules import network_json
+from composer.network.writing import network_json
 
 _FIRST = 6
 """As many parts are shown; of others only how many there are."""
@@ -36,7 +36,7 @@ def bundle_text(bundle: Bundle, path: Path) -> Iterator[RenderableType]:
     for item in bundle.items:
         size = sum(sizes.get(digest, 0) for digest in bundle.contents.get(item.name, ()))
         digest = words.short(item.digest)
-        things.add_row(item.name, item.kind, ", ".join(item.platforms), digest, words.size(size))
+        things.add_row(*map(words.plain, (item.name, item.kind, ", ".join(item.platforms), digest, words.size(size))))
     yield things
     yield Text()
     yield facts(list(_facts(bundle, path)))
@@ -47,7 +47,7 @@ def _facts(bundle: Bundle, path: Path) -> Iterator[tuple[str, str]]:
     yield "size", f"{words.size(bundle.size)} in {words.count(len(bundle.parts), 'part')}"
     names = [f"{part.name} ({words.size(part.size)})" for part in bundle.parts]
     more = f", and {len(names) - _FIRST} more" if len(names) > _FIRST else ""
-    yield "parts", ", ".join(names[:_FIRST]) + more
+    yield "parts", words.plain(", ".join(names[:_FIRST]) + more)
     if tool := [one for one in bundle.members if "/" in one.path]:
         told = f"{words.count(sum(one.path.endswith('.whl') for one in tool), 'wheel')} and install.sh:"
         yield "tool", f"{told} tar xf {bundle.parts[0].name} {tool[0].path.partition('/')[0]}"
@@ -55,7 +55,7 @@ def _facts(bundle: Bundle, path: Path) -> Iterator[tuple[str, str]]:
         total = words.size(sum(one.size for one in bundle.needs))
         yield "builds on", f"{words.count(len(bundle.needs), 'blob')} that are not in here, {total}"
     if slight := [item.name for item in bundle.items if item.lacks]:
-        yield "in part", f"{', '.join(slight)}: the layers that no build reads are left out"
+        yield "in part", words.plain(f"{', '.join(slight)}: the layers that no build reads are left out")
 
 
 def verified_json(found: Found, damaged: Sequence[Damage], signer: str | None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def verified_text(
     if damaged:
         shown = table("part", "what is wrong", "affects")
         for one in damaged:
-            shown.add_row(one.part, one.wrong, ", ".join(one.items) or "nothing that is loaded")
+            shown.add_row(*map(words.plain, (one.part, one.wrong, ", ".join(one.items) or "nothing that is loaded")))
         yield shown
         return
     what = only[0] if only else f"{words.count(len(found.bundle.parts), 'part')}, {words.size(found.bundle.size)}"
@@ -100,7 +100,7 @@ def loaded_text(outcome: Outcome, files: Sequence[Path], network: str) -> Iterat
     """Where everything is, and how it is found there."""
     shown = table("name", "kind", "digest", "now at")
     for one in outcome.loaded:
-        shown.add_row(one.name, one.kind, words.short(one.digest), one.place)
+        shown.add_row(*map(words.plain, (one.name, one.kind, words.short(one.digest), one.place)))
     yield shown
     for path in (*outcome.recipes, *files):
         yield Text(f"{path} is written")

@@ -20,7 +20,6 @@ from composer.doctor.reaching import (
     CONNECT,
     Fault,
     Handshake,
-    Refused,
     Tried,
     answers_plain,
     left_of,
@@ -35,9 +34,10 @@ from composer.doctor.reaching import (
 from composer.doctor.resolving import judge_names, look_up
 from composer.doctor.visit import Visit
 from composer.errors import TricomposeError
+from composer.network.addresses import is_address, parse_address
 from composer.network.names import THIS_MACHINE
-from composer.network.nameservers import is_address, parse_address
 from composer.network.proxies import Proxy, address_for, from_environment, parse_proxy, passes
+from composer.oci.obstacles import Obstructed
 from composer.oci.trouble import diagnose
 
 Result = TypeVar("Result")
@@ -156,22 +156,27 @@ def proxy(visit: Visit) -> Iterator[Finding]:
     for made in opened(visit.tried):
         try:
             through(made, visit.proxy, goal, visit.trust).close()
-        except Refused as error:
+        except Obstructed as error:
             visit.blocked = True
-            yield _refused(visit, error)
+            broke = isinstance(error.__cause__, OSError)
+            yield _broke_off(visit.proxy, error.why) if broke else _refused(visit, error)
         except OSError as error:
             visit.blocked = True
-            saw = f"the proxy {visit.proxy.shown} broke off: {error.strerror or type(error).__name__}"
-            yield Finding(id="proxy.cut", level="problem", saw=saw, fix="echo $HTTPS_PROXY   (http:// or https://?)")
+            yield _broke_off(visit.proxy, error.strerror or type(error).__name__)
         else:
             saw = f"the proxy {visit.proxy.shown} connects us to {visit.host.authority}"
             yield Finding(id="proxy.ok", level="ok", saw=saw, facts={"login": visit.proxy.login is not None})
 
 
-def _refused(visit: Visit, error: Refused) -> Finding:
+def _broke_off(proxy: Proxy, why: str) -> Finding:
+    saw = f"the proxy {proxy.shown} broke off: {why}"
+    return Finding(id="proxy.cut", level="problem", saw=saw, fix="echo $HTTPS_PROXY   (http:// or https://?)")
+
+
+def _refused(visit: Visit, error: Obstructed) -> Finding:
     assert visit.proxy
     where, host = visit.proxy.shown, visit.host.name
-    saw = f"the proxy {where} answers: {error}"
+    saw = f"the proxy {where} does not let us through: {error.why}"
     past = _private(host)
     if error.status == 407:
         with_login = visit.proxy.login is not None
@@ -248,7 +253,7 @@ def _over(visit: Visit, how: Callable[[socket.socket], Result]) -> Result | None
             if visit.proxy:
                 made = through(made, visit.proxy, (visit.host.name, visit.host.port), visit.trust)
             return how(made)
-        except (Refused, OSError):
+        except OSError:
             return None
         finally:
             made.close()

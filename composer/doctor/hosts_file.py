@@ -24,8 +24,8 @@ from typing import Final
 from composer.errors import NoRoom, NotFound, Unplannable, Unreachable
 from composer.events import Warned
 from composer.interruptions import shielded
+from composer.network.addresses import is_address
 from composer.network.names import THIS_MACHINE
-from composer.network.nameservers import is_address
 from composer.network.routes import Routes
 
 HOSTS: Final = Path("/etc/hosts")

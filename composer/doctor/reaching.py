@@ -7,7 +7,6 @@ that is not for everybody.
 
 from __future__ import annotations
 
-import base64
 import errno
 import socket
 import ssl
@@ -22,8 +21,10 @@ from typing import Final, Literal
 
 from composer.doctor.certificate import Certificate, read_certificate
 from composer.doctor.within import within
+from composer.network.addresses import joined
 from composer.network.proxies import Proxy
 from composer.network.trust import Trust
+from composer.network.tunnel import tunnel
 
 Fault = Literal["", "refused", "silent", "unreachable", "cut"]
 
@@ -47,8 +48,7 @@ class Tried:
     @property
     def shown(self) -> str:
         """The address as people write it."""
-        host, port = self.address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return joined(*self.address)
 
 
 def try_all(addresses: Sequence[tuple[str, int]]) -> tuple[Tried, ...]:
@@ -80,49 +80,12 @@ def _fault(error: OSError) -> Fault:
 # -- the proxy ----------------------------------------------------------------------------------------------------
 
 
-class Refused(Exception):
-    """A proxy did not let us through. `status` is its answer's, None where it said nothing that could be read."""
-
-    def __init__(self, status: int | None, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-
-
 def through(made: socket.socket, proxy: Proxy, goal: tuple[str, int], trust: Trust) -> socket.socket:
-    """Have a proxy connect us to a host. Raises `Refused`, `OSError`. Its login is shown to nobody else."""
+    """Have a proxy connect us to a host. Raises `Obstructed`, `OSError`. Its login is shown to nobody else."""
     made.settimeout(CONNECT)
     if proxy.secure:
         made = trust.context(proxy.host, proxy.port).wrap_socket(made, server_hostname=proxy.host)
-    place = f"[{goal[0]}]:{goal[1]}" if ":" in goal[0] else f"{goal[0]}:{goal[1]}"
-    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
-    if proxy.login:
-        login = base64.b64encode(":".join(proxy.login).encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {login}")
-    made.sendall("\r\n".join([*lines, "", ""]).encode())
-    status, words = _status(_head_of(made))
-    if status != 200:
-        made.close()
-        raise Refused(status, words)
-    return made
-
-
-def _head_of(made: socket.socket) -> bytes:
-    """An answer up to its empty line, byte by byte: what follows is not ours to take."""
-    head = bytearray()
-    while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD:
-        piece = made.recv(1)
-        if not piece:
-            break
-        head += piece
-    return bytes(head)
-
-
-def _status(head: bytes) -> tuple[int | None, str]:
-    line = head.partition(b"\r\n")[0].decode("latin-1")
-    words = "".join(letter if letter.isprintable() else "?" for letter in line)[:100]
-    parts = line.split(" ", 2)
-    known = len(parts) > 1 and parts[0].startswith("HTTP/") and parts[1].isdigit()
-    return (int(parts[1]) if known else None), words
+    return tunnel(made, proxy, goal, timeout=CONNECT)
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------------
@@ -234,11 +197,22 @@ def _skew(made: socket.socket, name: str) -> float | None:
     return None
 
 
+def _head_of(made: socket.socket) -> bytes:
+    """An answer up to its empty line, or as much of it as comes."""
+    head = bytearray()
+    while b"\r\n\r\n" not in head and len(head) < _HEAD:
+        piece = made.recv(_HEAD)
+        if not piece:
+            break
+        head += piece
+    return bytes(head)
+
+
 def skew_of(date: str) -> float | None:
     """How many seconds a server's `Date` is ahead of our clock."""
     try:
         found = parsedate_to_datetime(date.strip())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = found if found.tzinfo else found.replace(tzinfo=UTC)
     return (aware - datetime.now(UTC)).total_seconds()

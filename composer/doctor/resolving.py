@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 from composer.doctor.finding import Finding
 from composer.doctor.within import within
-from composer.network.nameservers import PORT, NoAnswer, ask, is_address, parse_address
+from composer.network.addresses import is_address, parse_address
+from composer.network.nameservers import PORT, NoAnswer, ask
 from composer.network.routes import Routes
 
 Fault = Literal["", "unknown", "silent", "failing", "refused", "empty"]

@@ -32,15 +32,14 @@ def session(routes: Routes | None = None, *, stall: float = STALL) -> requests.S
     from http.cookiejar import DefaultCookiePolicy
     from importlib.metadata import version
 
-    import requests
     from urllib3.exceptions import InsecureRequestWarning
 
-    from composer.network.connections import Adapter
+    from composer.network.connections import Adapter, Session
 
     # Whoever turned checking off for a host has been told so by us; urllib3 would say it for every request.
     warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     given = routes or Routes()
-    made = requests.Session()
+    made = Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     made.headers.update({"User-Agent": f"tricompose/{version('tricompose')}", "Accept-Encoding": "identity"})

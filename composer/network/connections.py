@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
@@ -20,7 +20,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NameResolutionError
 
-from composer.network.names import Address, Names
+from composer.network.addresses import Address
+from composer.network.names import Names
 from composer.network.proxies import address_for, login_header, parse_proxy
 from composer.network.trust import Trust
 from composer.oci.obstacles import Obstructed, Unconnected, Unresolved
@@ -29,6 +30,17 @@ _POOL: Final = 16
 _DRIP: Final = 2.0
 _PATIENT: Final = 30.0
 _REFUSAL: Final = re.compile(r"Tunnel connection failed: (\d+) ?(.*)", re.DOTALL)
+
+
+class Session(requests.Session):
+    """A session that leaves redirects to whoever asked not to have them followed.
+
+    requests would look into them all the same, and read their bodies to the end, of whatever size, into memory.
+    """
+
+    def resolve_redirects(self, *given: Any, **how: Any) -> Iterator[requests.Response]:  # noqa: ANN401
+        """Those that are followed; what would only be prepared is not looked at."""
+        return iter(()) if how.get("yield_requests") else super().resolve_redirects(*given, **how)
 
 
 class _Named:

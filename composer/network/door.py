@@ -7,7 +7,7 @@ Names, addresses and proxies are then those of the routes. TLS stays between the
 nothing of it, so whom to trust the program has to be told. Only who knows the login gets through, and that is made anew
 for each door.
 
-Source: RFC 9110, sections 7.6.1 and 9.3.6; RFC 9112, section 3.2.
+Source: RFC 9110, section 7.6.1; RFC 9112, section 3.2.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 from composer.errors import Unreachable
-from composer.network.names import CONNECT, Address, Names
+from composer.network.addresses import Address, joined
+from composer.network.names import CONNECT, Names
 from composer.network.proxies import Proxy, address_for, from_environment, login_header, parse_proxy
 from composer.network.routes import Routes
 from composer.network.trust import Trust
+from composer.network.tunnel import tunnel
 from composer.oci.obstacles import Obstructed, Unconnected, Unresolved
 
 _USER: Final = "tricompose"
@@ -156,11 +158,11 @@ class Door:
         *others, last = goals
         for goal in others:
             try:
-                return _tunnel(self._to_proxy(proxy), proxy, goal)
+                return tunnel(self._to_proxy(proxy), proxy, goal, timeout=CONNECT)
             except Obstructed as error:
                 if error.status is None or error.status in (401, 403, 407):
                     raise
-        return _tunnel(self._to_proxy(proxy), proxy, last)
+        return tunnel(self._to_proxy(proxy), proxy, last, timeout=CONNECT)
 
     def _to_proxy(self, proxy: Proxy) -> socket.socket:
         try:
@@ -205,7 +207,7 @@ class _Request:
     @property
     def place(self) -> str:
         """`host:port`."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return joined(self.host, self.port)
 
     def head(self, proxy: Proxy | None) -> bytes:
         """What is sent on, to the host or to a proxy. The connection is for this one exchange."""
@@ -232,34 +234,6 @@ def _head(client: socket.socket) -> tuple[bytes, bytes]:
 def _answer(status: str, *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status}", *headers, "Content-Length: 0", "Connection: close"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _tunnel(made: socket.socket, proxy: Proxy, goal: Address) -> socket.socket:
-    """A connection to a proxy made one to `goal`. Raises `Obstructed`."""
-    host, port = goal
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}", *(f"{k}: {v}" for k, v in login_header(proxy).items())]
-    try:
-        made.settimeout(CONNECT)
-        made.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        # Byte by byte, as what comes after the head is the host's.
-        head = b""
-        while not head.endswith(b"\r\n\r\n") and len(head) < _LARGEST_HEAD:
-            piece = made.recv(1)
-            if not piece:
-                raise ConnectionError("it hangs up")
-            head += piece
-        found = re.match(rb"HTTP/1\.[01] (\d{3}) ?([^\r\n]*)", head)
-        if not found:
-            raise ConnectionError("it does not speak HTTP")
-    except OSError as error:
-        made.close()
-        raise Obstructed(proxy.shown, str(error) or type(error).__name__) from error
-    status, words = int(found[1]), found[2].decode("latin-1")
-    if status != 200:
-        made.close()
-        raise Obstructed(proxy.shown, f"it answers {status} {words}".rstrip(), status=status)
-    return made
 
 
 def _join(one: socket.socket, other: socket.socket) -> None:

@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from composer.network.nameservers import PORT, NoAnswer, ask, is_address, parse_address
+from composer.network.addresses import Address, is_address, joined, parse_address, plain
+from composer.network.nameservers import PORT, NoAnswer, ask
 from composer.oci.obstacles import Tried, Unconnected, Unresolved
-
-Address = tuple[str, int]
-"""An IP address and a port."""
 
 CONNECT: Final = 15.0
 """Seconds to wait for a host to take a connection: for all its addresses together, and before that for its name."""
@@ -47,7 +45,7 @@ class Names:
 
     def fixed(self, host: str, port: int) -> tuple[Address, ...]:
         """The addresses that were fixed for a host, if any were: of this port, or else of all its ports."""
-        name = _plain(host)
+        name = plain(host)
         found = self._hosts.get(f"{name}:{port}") or self._hosts.get(name) or ()
         return tuple(("127.0.0.1", port) if one == THIS_MACHINE else parse_address(one, port) for one in found)
 
@@ -56,7 +54,7 @@ class Names:
         return tuple(sorted(self._look_up(host, port), key=self._dead.__contains__))
 
     def _look_up(self, host: str, port: int) -> Iterable[Address]:
-        name = _plain(host)
+        name = plain(host)
         if found := self.fixed(host, port):
             return found
         if is_address(name):
@@ -133,16 +131,11 @@ def _connected(
 
 
 def _failed(address: Address, error: OSError) -> Tried:
-    host, port = address
-    who = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    who = joined(*address)
     if isinstance(error, ConnectionRefusedError):
         return Tried(who=who, why="refused")
     passing = isinstance(error, TimeoutError)
     return Tried(who=who, why="no answer" if passing else error.strerror or type(error).__name__, passing=passing)
-
-
-def _plain(host: str) -> str:
-    return host.strip("[]").lower().rstrip(".")
 
 
 # -- the system ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Source: RFC 1035 and 7766.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -103,23 +102,3 @@ def _asked(answer: dns.message.Message) -> dns.message.QueryMessage:
     if not isinstance(answer, dns.message.QueryMessage):
         raise NoAnswer("answers nonsense")
     return answer
-
-
-def parse_address(text: str, port: int) -> tuple[str, int]:
-    """`addr`, `addr:port`, `[v6]` or `[v6]:port`; `port` where none is said. Raises `ValueError`."""
-    bare = text.strip("[]")
-    if is_address(bare):
-        return bare, port
-    host, _, own = text.rpartition(":")
-    if not is_address(host.strip("[]")) or not own.isdecimal() or not 0 < int(own) < 65536:
-        raise ValueError(f"{text!r} is not an address")
-    return host.strip("[]"), int(own)
-
-
-def is_address(text: str) -> bool:
-    """Whether it is an IP address, without brackets."""
-    try:
-        ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    return True

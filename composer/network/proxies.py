@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from composer.errors import Unreachable
+from composer.network.addresses import is_address, joined, plain
 
 NAMES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 """The variables of the environment, in lower case."""
@@ -36,8 +37,7 @@ class Proxy:
     @property
     def shown(self) -> str:
         """Its address, without the login."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.secure else 'http'}://{joined(self.host, self.port)}"
 
 
 def from_environment(environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -90,7 +90,7 @@ _HINT: Final = "network: {proxy: {https: http://HOST:PORT}}, or the variable HTT
 
 def passes(host: str, port: int, no_proxy: str) -> bool:
     """Whether a host is reached without a proxy."""
-    return any(_covers(entry, _plain(host), port) for entry in _entries(no_proxy))
+    return any(_covers(entry, plain(host), port) for entry in _entries(no_proxy))
 
 
 def _entries(text: str) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _covers(entry: str, host: str, port: int) -> bool:
     if own is not None and own != port:
         return False
     name = name.removeprefix("*").removeprefix(".")
-    return bool(name) and (host == name or (not _is_address(host) and host.endswith(f".{name}")))
+    return bool(name) and (host == name or (not is_address(host) and host.endswith(f".{name}")))
 
 
 def _within(entry: str, host: str) -> bool | None:
@@ -128,16 +128,4 @@ def _split(entry: str) -> tuple[str, int | None]:
         entry, colon, port = entry.partition(":")
     else:
         colon, port = "", ""
-    return _plain(entry), int(port) if colon and port.isdecimal() else None
-
-
-def _plain(host: str) -> str:
-    return host.strip("[]").lower().rstrip(".")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return plain(entry), int(port) if colon and port.isdecimal() else None

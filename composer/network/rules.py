@@ -1,10 +1,9 @@
 """Rules of mirrors as other programs have them: registries.conf, containerd's hosts.toml, Docker's daemon.json.
 
     found = read(Path("/etc/containers/registries.conf"))    # routes with mirrors, insecure, blocked
-    made = written(routes)                                    # texts of files by their names
 
-Sources: containers-registries.conf(5), containerd's docs/hosts.md, dockerd(8). What one of them cannot say, or what we
-cannot, is told: nothing is passed over in silence.
+Sources: containers-registries.conf(5), containerd's docs/hosts.md, dockerd(8). What we cannot follow is told: nothing
+is passed over in silence.
 """
 
 from __future__ import annotations
@@ -19,25 +18,16 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from composer.errors import NotFound, Problem, RecipeError, Unplannable
+from composer.errors import NotFound, Problem, RecipeError
 from composer.network.routes import Routes
-from composer.oci.layout import begin_file, room, sweep
-from composer.oci.names import DOCKER_HUB, asked_at, spellings
+from composer.oci.names import DOCKER_HUB, spellings
 
-MARK: Final = "# Written by tricompose mirror"
-"""How every file of ours begins that may have comments."""
-
-NETWORK: Final = "network.yaml"
-REGISTRIES: Final = "registries.conf"
 HOSTS: Final = "hosts.toml"
-CERTS: Final = "certs.d"
-DAEMON: Final = "daemon.json"
+"""What containerd calls its file for a registry, in the folder of that registry."""
 
-_DEFAULT: Final = "_default"
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+DEFAULT: Final = "_default"
+HOST: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _PATH: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
-_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*[./][A-Za-z0-9._/-]*[A-Za-z0-9]")
-"""What YAML takes for a text without quotes, whatever else it has names for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +39,6 @@ class Found:
 
     routes: Routes
     passed_over: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """Rules as files: their texts by name, in one folder. `lacking` is what they cannot say, and what to do instead."""
-
-    files: Mapping[str, str]
-    lacking: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -96,7 +78,9 @@ def read(path: Path) -> Found:
 def _read_folder(path: Path) -> Found:
     files = sorted(path.glob(f"*/{HOSTS}"))
     if not files and not any(path.glob("*/*.crt")) and not any(path.glob("*/*.cert")):
-        raise NotFound(f"{path} holds no HOST/{HOSTS}", hint=f"a folder as containerd has it: {path}/nvcr.io/{HOSTS}")
+        near = next((file for name in ("network.yaml", "certs.d") if (file := path / name).exists()), None)
+        hint = f"--network {near}" if near else f"a folder as containerd has it: {path}/nvcr.io/{HOSTS}"
+        raise NotFound(f"{path} holds no HOST/{HOSTS}", hint=hint)
     parts = [read_hosts(_text_of(file), file.parent.name, str(file)) for file in files]
     routes = Routes(certs=(path,))
     for part in parts:
@@ -129,14 +113,9 @@ def read_registries(text: str, path: str) -> Found:
         _take_registry(made, prefix, table, where)
     # Of several prefixes the longest counts alone: what a shorter one blocks, it does not.
     for prefix, places in made.mirrors.items():
-        if prefix not in made.blocked and made.found().routes.is_blocked(*_split(prefix)):
+        if prefix not in made.blocked and made.found().routes.is_blocked(*prefix.partition("/")[::2]):
             made.mirrors[prefix] = (*places, prefix)
     return made.found()
-
-
-def _split(key: str) -> tuple[str, str]:
-    host, _, path = key.partition("/")
-    return host, path
 
 
 def _take_registry(made: _Gathered, prefix: str, table: Mapping[str, Any], where: str) -> None:
@@ -182,8 +161,8 @@ def read_hosts(text: str, folder: str, path: str) -> Found:
     """
     document = _toml(text, path)
     made = _Gathered(path)
-    name = "*" if folder == _DEFAULT else re.sub(r"_([0-9]+)_$", r":\1", folder)
-    if name != "*" and not _HOST.fullmatch(name):
+    name = "*" if folder == DEFAULT else re.sub(r"_([0-9]+)_$", r":\1", folder)
+    if name != "*" and not HOST.fullmatch(name):
         raise _wrong(path, f"its folder {folder!r} is not the name of a host", f"{folder} -> HOST or HOST:PORT")
     hosts = document.get("host", {})
     if not isinstance(hosts, dict):
@@ -220,7 +199,7 @@ def _host(made: _Gathered, address: object, table: Mapping[str, Any], where: str
     if not isinstance(address, str):
         raise _wrong(where, f"{address!r} is not an address", '"https://mirror.example.com"')
     parts = urlsplit(address if address.startswith(("http://", "https://")) else f"https://{address}")
-    if not _HOST.fullmatch(parts.netloc):
+    if not HOST.fullmatch(parts.netloc):
         raise _wrong(where, f"{address!r} is not an address of a registry", '"https://mirror.example.com"')
     place = _joined(parts.netloc, parts.path.strip("/"), override=table.get("override_path") is True)
     capabilities = table.get("capabilities") or ("pull", "resolve")
@@ -288,7 +267,7 @@ def read_daemon(text: str, path: str) -> Found:
     if places:
         made.mirrors[DOCKER_HUB] = tuple(dict.fromkeys(places))
     for host in _texts(document, "insecure-registries", text, path):
-        if _HOST.fullmatch(host):
+        if HOST.fullmatch(host):
             made.insecure.add(host)
         else:
             made.passes_over(f"{host} is insecure: name each such host with --insecure")
@@ -329,7 +308,7 @@ def _place(value: object, where: str, *, wild: bool = False) -> str:
     """`host[:port][/path]`; with `wild` also `*.domain`."""
     text = value.strip("/") if isinstance(value, str) else ""
     host, _, path = text.partition("/")
-    known = _HOST.fullmatch(host.removeprefix("*.") if wild and not path else host)
+    known = HOST.fullmatch(host.removeprefix("*.") if wild and not path else host)
     if not known or (path and not _PATH.fullmatch(path)):
         raise _wrong(where, f"{value!r} names no place in a registry", "host[:port][/path], in lower case")
     return text
@@ -343,208 +322,3 @@ def _line(text: str, path: str, word: str) -> str:
     """Where a word stands first, as `file:line:1`, for what TOML and JSON tell no line of."""
     number = next((number for number, line in enumerate(text.splitlines(), 1) if word in line), 1)
     return f"{path}:{number}:1"
-
-
-# -- writing ------------------------------------------------------------------------------------------------------
-
-
-def written(routes: Routes, authorities: Mapping[str, str] | None = None) -> Written:
-    """The rules of `routes` in all four forms, each in files of its own.
-
-    `authorities` are certificates in PEM by the hosts that they vouch for: they go along, in Docker's layout.
-    """
-    known = authorities or {}
-    lacking: list[str] = []
-    files = {NETWORK: network_text(routes, certs=bool(known))}
-    for made in (_registries(routes), _hosts(routes, known), _daemon(routes)):
-        files |= made.files
-        lacking += made.lacking
-    for host, text in known.items():
-        files[f"{CERTS}/{host}/ca.crt"] = f"{MARK}\n{text}"
-        lacking.append(
-            f"Podman looks for certificates in /etc/containers/{CERTS}, Docker in /etc/docker/{CERTS}: "
-            f"copy {CERTS}/{host} there"
-        )
-    return Written(files=files, lacking=tuple(lacking))
-
-
-def network_text(routes: Routes, *, certs: bool = False) -> str:
-    """The `network:` mapping, for a recipe or for `--network FILE`; with `certs`, there are certificates beside it."""
-    lines = [f"{MARK}, for a recipe or for --network FILE.", "network:"]
-    lines += ["  mirrors:"] if routes.mirrors else []
-    lines += [f"    {_yaml(key)}: [{', '.join(map(_yaml, places))}]" for key, places in routes.mirrors.items()]
-    for name, hosts in (("insecure", routes.insecure), ("blocked", routes.blocked)):
-        lines += [f"  {name}: [{', '.join(map(_yaml, sorted(hosts)))}]"] if hosts else []
-    lines += [f"  certs_d: {CERTS}"] if certs else []
-    return "\n".join(lines if len(lines) > 2 else [lines[0], "network: {}"]) + "\n"
-
-
-def network_json(routes: Routes) -> dict[str, Any]:
-    """What `network_text` says, as values."""
-    said = {
-        "mirrors": {key: list(places) for key, places in routes.mirrors.items()},
-        "insecure": sorted(routes.insecure),
-        "blocked": sorted(routes.blocked),
-    }
-    return {key: value for key, value in said.items() if value}
-
-
-def _yaml(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _registries(routes: Routes) -> Written:
-    """The registries.conf of Podman, skopeo, Buildah and CRI-O."""
-    places = [host for host in sorted(routes.insecure) if not _told(host, routes)]
-    keys = [key for key in dict.fromkeys([*routes.mirrors, *sorted(routes.blocked), *places]) if _fits_registries(key)]
-    lines = [f"{MARK}, for Podman, skopeo, Buildah and CRI-O: /etc/containers/{REGISTRIES}.d/*.conf"]
-    for key in keys:
-        lines += ["", *_registry(key, routes)]
-    lost = [key for key in (*routes.mirrors, *routes.blocked) if not _fits_registries(key)]
-    lacking = tuple(f"{REGISTRIES} cannot say {key}: name the registries one by one" for key in dict.fromkeys(lost))
-    return Written(files={REGISTRIES: "\n".join(lines) + "\n"}, lacking=lacking)
-
-
-def _told(host: str, routes: Routes) -> bool:
-    """Whether a host's being insecure is told with a mirror or a registry anyway."""
-    keys = {key for key in (*routes.mirrors, *routes.blocked) if key == host}
-    return bool(keys) or any(place.partition("/")[0] == host for places in routes.mirrors.values() for place in places)
-
-
-def _fits_registries(key: str) -> bool:
-    return key != "*" and not (key.startswith("*") and "/" in key)
-
-
-def _registry(key: str, routes: Routes) -> Iterator[str]:
-    mirrors = list(routes.mirrors.get(key, ()))
-    blocked = routes.is_blocked(*_split(key))
-    location = mirrors.pop() if blocked and mirrors else key
-    yield "[[registry]]"
-    yield f"prefix = {_toml_text(key)}"
-    if not location.startswith("*"):
-        yield f"location = {_toml_text(location)}"
-    if blocked and location == key:
-        yield "blocked = true"
-    yield from _insecure(location, routes)
-    for mirror in mirrors:
-        yield from ("", "[[registry.mirror]]", f"location = {_toml_text(mirror)}", *_insecure(mirror, routes))
-
-
-def _insecure(place: str, routes: Routes) -> Sequence[str]:
-    return ["insecure = true"] if place.partition("/")[0] in routes.insecure else []
-
-
-def _toml_text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _hosts(routes: Routes, authorities: Mapping[str, str]) -> Written:
-    """The `hosts.toml` of each registry, for containerd's `config_path`."""
-    keys = dict.fromkeys([*routes.mirrors, *sorted(routes.blocked)])
-    fit = [key for key in keys if key == "*" or _HOST.fullmatch(key)]
-    lacking = [f"{HOSTS} cannot say {key}: containerd has rules for whole hosts only" for key in keys if key not in fit]
-    files = {}
-    for key in fit:
-        if routes.is_blocked(key) and not routes.mirrors.get(key):
-            lacking.append(f"{HOSTS} cannot say that {key} is not asked: containerd asks where there is no other")
-            continue
-        files[f"{CERTS}/{_DEFAULT if key == '*' else key}/{HOSTS}"] = (
-            "\n".join(_host_lines(key, routes, authorities)) + "\n"
-        )
-    return Written(files=files, lacking=tuple(lacking))
-
-
-def _host_lines(key: str, routes: Routes, authorities: Mapping[str, str]) -> Iterator[str]:
-    mirrors = routes.mirrors.get(key, ())
-    instead = mirrors[-1] if routes.is_blocked(key) else None
-    yield f"{MARK}, for containerd: /etc/containerd/certs.d, as config_path says"
-    if server := instead or (None if key == "*" else asked_at(key)):
-        # Where it is insecure, TLS has been tried by then, if it is a mirror.
-        *_, (address, options) = _addresses(server, routes, authorities)
-        yield from (f"server = {_toml_text(address)}", *options)
-    for mirror in mirrors:
-        for address, options in _addresses(mirror, routes, authorities):
-            yield from ("", f"[host.{_toml_text(address)}]", *(f"  {line}" for line in (_PULL, *options)))
-
-
-_PULL: Final = 'capabilities = ["pull", "resolve"]'
-
-
-def _addresses(place: str, routes: Routes, authorities: Mapping[str, str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """The addresses of a place, with what is said of each: with TLS, and where it may be without, so too."""
-    host, _, path = place.partition("/")
-    insecure = host in routes.insecure
-    rest, options = (f"/v2/{path}", ["override_path = true"]) if path else ("", [])
-    said = ["skip_verify = true"] if insecure else []
-    said += [f"ca = {_toml_text(f'../{host}/ca.crt')}"] if host in authorities else []
-    yield f"https://{host}{rest}", [*options, *said]
-    if insecure:
-        yield f"http://{host}{rest}", options
-
-
-def _daemon(routes: Routes) -> Written:
-    """What Docker can be told: where Docker Hub's mirrors are, if they are whole hosts, and who is insecure."""
-    fit = [place for place in routes.mirrors.get(DOCKER_HUB, ()) if "/" not in place]
-    document: dict[str, Any] = {}
-    if fit:
-        document["registry-mirrors"] = [f"http{'' if one in routes.insecure else 's'}://{one}" for one in fit]
-    if routes.insecure:
-        document["insecure-registries"] = sorted(routes.insecure)
-    lost = [key for key, places in routes.mirrors.items() if key != DOCKER_HUB or len(fit) < len(places)]
-    lacking = (
-        (
-            f"{DAEMON} cannot say where {', '.join(lost)} is found: Docker knows mirrors of {DOCKER_HUB} alone, and no "
-            f"paths in them: docker pull {routes.mirrors[lost[0]][0]}/NAME:TAG",
-        )
-        if lost
-        else ()
-    )
-    files = {DAEMON: json.dumps(document, indent=2) + "\n"} if document else {}
-    return Written(files=files, lacking=lacking)
-
-
-def require_ours(folder: Path, rules: Written) -> None:
-    """Raise `Unplannable` where a file stands in the way that is not ours: it was not written by `write`."""
-    for name, text in rules.files.items():
-        path = folder / name
-        if path.exists() and not (_begins(path, text) or _begins(path, MARK) or _beside_ours(path)):
-            raise Unplannable(
-                f"{path} is there, and was not written by tricompose mirror", hint="--rules DIR, another folder"
-            )
-
-
-def _begins(path: Path, text: str) -> bool:
-    wanted = text.encode("utf-8", "surrogateescape")
-    try:
-        with path.open("rb") as file:
-            return file.read(len(wanted)) == wanted
-    except OSError:
-        return False
-
-
-def _beside_ours(path: Path) -> bool:
-    """JSON has no comments: such a file is ours if that beside it is."""
-    return path.suffix == ".json" and _begins(path.with_name(NETWORK), MARK)
-
-
-def write(folder: Path, rules: Written) -> tuple[Path, ...]:
-    """Write the files below `folder`, each all at once. Raises `NoRoom`, and what `require_ours` raises."""
-    require_ours(folder, rules)
-    with room(folder):
-        for name, text in rules.files.items():
-            _replace(folder / name, text.encode("utf-8", "surrogateescape"))
-    return tuple(folder / name for name in rules.files)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent.glob(f".{path.name}-*"))
-    handle, fresh = begin_file(path.parent, f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise

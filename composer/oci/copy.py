@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from time import monotonic
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.events import Emit, Transferred
@@ -23,7 +23,7 @@ from composer.oci.image import (
     parse_image,
     parse_manifest,
 )
-from composer.oci.store import CHUNK, Compound, Seekable, Store, Sure, Target, distrust, givers, read_on
+from composer.oci.store import CHUNK, Compound, Seekable, Sink, Store, Sure, Target, distrust, givers, read_on
 
 _PATIENCE: Final = 2.0
 """Seconds that a failed or interrupted copy waits for its threads. One that hangs in a read is left behind."""
@@ -33,28 +33,7 @@ _DEPTH: Final = 8
 
 _TITLE: Final = "org.opencontainers.image.title"
 
-
 T = TypeVar("T")
-
-
-class Intake(Protocol):
-    """The part of a `Sink` that a copy needs: it can be written to, and need not be readable."""
-
-    def has(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is here, whole."""
-        ...
-
-    def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
-        """Take a blob, as `Sink.write`."""
-        ...
-
-    def mount(self, descriptor: Descriptor, source: Store) -> bool:
-        """Take a blob without moving bytes, as `Sink.mount`."""
-        ...
-
-    def publish(self, raw: bytes, media_type: str, name: str | None) -> Descriptor:
-        """Take a manifest or index, as `Sink.publish`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +84,7 @@ def choose(source: Store, root: Descriptor, platforms: Sequence[Platform]) -> tu
     return index.descriptor, Held({index.descriptor.digest: index.raw})
 
 
-def transfer(source: Store, root: Descriptor, sink: Intake, name: str, *, emit: Emit, jobs: int) -> Descriptor:
+def transfer(source: Store, root: Descriptor, sink: Sink, name: str, *, emit: Emit, jobs: int) -> Descriptor:
     """Move `root` and all it names into `sink` under `name`: see `deliver`. If it is there already, that is all."""
     if isinstance(sink, Sure) and sink.holds(root, name):
         emit(moved(root, "skipped", root.size))
@@ -122,7 +101,7 @@ def survey(source: Store, root: Descriptor) -> Contents:
     return Contents(manifests=tuple(manifests.values()), blobs=tuple(blobs.values()))
 
 
-def deliver(contents: Contents, source: Store, sink: Intake, name: str, *, emit: Emit, jobs: int) -> Descriptor:
+def deliver(contents: Contents, source: Store, sink: Sink, name: str, *, emit: Emit, jobs: int) -> Descriptor:
     """Move blobs, `jobs` at once and the largest first, then the manifests, so that none names what is not there.
 
     The first error ends the copy within seconds and is raised; so does Ctrl-C. A blob that came corrupt is read
@@ -184,7 +163,7 @@ class _Stopped(Exception):
 class _Move:
     """One blob's way from `source` to `sink`."""
 
-    def __init__(self, blob: Descriptor, source: Store, sink: Intake, emit: Emit, stop: Event) -> None:
+    def __init__(self, blob: Descriptor, source: Store, sink: Sink, emit: Emit, stop: Event) -> None:
         self._blob = blob
         self._source = source
         self._sink = sink

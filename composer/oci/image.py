@@ -193,7 +193,7 @@ def parse_image(manifest: Manifest, config_raw: bytes) -> Image:
         diff_ids, platform = config["rootfs"]["diff_ids"], (config["os"], config["architecture"])
     except (KeyError, TypeError) as error:
         raise Corrupt(f"the image config lacks {error}") from error
-    if not (isinstance(diff_ids, list) and all(map(_is_digest, diff_ids)) and all(platform)):
+    if not (isinstance(diff_ids, list) and all(map(is_digest, diff_ids)) and all(platform)):
         raise Corrupt("the image config has a platform or diff IDs that are none")
     if len(diff_ids) != len(manifest.layers):
         raise Corrupt(f"the manifest has {len(manifest.layers)} layers, its config {len(diff_ids)} diff IDs")
@@ -268,7 +268,7 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
 
 def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
     digest, size = entry["digest"], entry["size"]
-    if not _is_digest(digest):
+    if not is_digest(digest):
         raise ValueError(f"digest {digest!r} (only sha256 is read)")
     if type(size) is not int or size < 0:
         raise ValueError(f"size {size!r}")
@@ -283,7 +283,8 @@ def _descriptor(entry: Mapping[str, Any]) -> Descriptor:
     )
 
 
-def _is_digest(value: object) -> bool:
+def is_digest(value: object) -> bool:
+    """Whether a value is a digest as we read them: SHA-256, spelled out."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 

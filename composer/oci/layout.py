@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -568,6 +569,29 @@ def sweep(files: Iterable[Path]) -> None:
                 file.unlink()
             finally:
                 os.close(handle)
+
+
+def begun(folder: Path, prefix: str) -> Iterator[Path]:
+    """The files in a folder that `begin_file` made with a prefix, and none that a user may have called so."""
+    name = re.compile(rf"{re.escape(prefix)}[0-9a-f]{{16}}")
+    yield from (file for file in folder.iterdir() if name.fullmatch(file.name))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Give a file its contents all at once, and sweep up what others left who were killed at it. Raises `NoRoom`."""
+    prefix = f".{path.name}-"
+    with room(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(begun(path.parent, prefix))
+        handle, fresh = begin_file(path.parent, prefix)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.replace(fresh, path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
 
 
 def _replace(path: Path, name: str, data: bytes) -> None:

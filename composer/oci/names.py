@@ -17,22 +17,16 @@ SPELLINGS = (
 
 DOCKER_HUB: Final = "docker.io"
 """What images call Docker Hub."""
-HUB_HOST: Final = "registry-1.docker.io"
+_HUB_HOST: Final = "registry-1.docker.io"
 """Where it answers."""
-_HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", HUB_HOST)
+_HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", _HUB_HOST)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _FULL_NAME = re.compile(rf"(?:{_HOST.pattern}/)?{_REPOSITORY.pattern}(?::{_TAG.pattern})?")
-_PATHDOCKER_HUB: Final = "docker.io"
-"""What images call Docker Hub."""
-HUB_HOST: Final = "registry-1.docker.io"
-"""Where it answers."""
-_HUB_NAMES: Final = (DOCKER_HUB, "index.docker.io", HUB_HOST)
-
-_DIGEST = re.compile(rf"(.*?)(?:@({_DIGEST.pattern}))?", re.DOTALL)
+_PATH_DIGEST = re.compile(rf"(.*?)(?:@({_DIGEST.pattern}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +100,7 @@ def spellings(host: str) -> tuple[str, ...]:
 
 def asked_at(host: str) -> str:
     """Where a registry answers: Docker Hub at none of the names by which images call it."""
-    return HUB_HOST if host in _HUB_NAMES else host
+    return _HUB_HOST if host in _HUB_NAMES else host
 
 
 def within(host: str, repository: str) -> str:

@@ -29,6 +29,7 @@ from composer.oci.image import (
     OCI_INDEX,
     Descriptor,
     Manifest,
+    is_digest,
     parse_manifest,
     sha256,
 )
@@ -40,6 +41,7 @@ from composer.oci.store import Store, verified
 from composer.oci.tokens import Scopes
 from composer.oci.upload import Manners, Upload, present
 from composer.oci.wire import Wire, discard
+from composer.words import natural
 
 _ACCEPT: Final = ", ".join((*MANIFESTS, *INDEXES))
 _LARGEST_MANIFEST: Final = 4 << 20
@@ -338,15 +340,15 @@ class RegistryStore:
     def _described(self, name: str, response: requests.Response) -> Descriptor:
         """What a `HEAD` says of a manifest, or where it says too little, the manifest itself."""
         digest = response.headers.get("Docker-Content-Digest", "")
-        size = response.headers.get("Content-Length", "")
-        if not (digest.startswith("sha256:") and size.isdigit()):
+        size = natural(response.headers.get("Content-Length", ""))
+        if size is None or not is_digest(digest):
             response = self._ask_for_manifest("GET", name)
             raw = self._wire.whole(response, _LARGEST_MANIFEST)
-            digest, size = sha256(raw), str(len(raw))
+            digest, size = sha256(raw), len(raw)
         if ":" in name and digest != name:
             raise Corrupt(f"{self.host} answered with {digest} where {name} was asked for")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
-        return Descriptor(media_type=media_type, digest=digest, size=int(size))
+        return Descriptor(media_type=media_type, digest=digest, size=size)
 
     def _ask_for_manifest(self, method: str, name: str) -> requests.Response:
         response = self._ask(method, name, (200, 404) if method == "GET" else (200, 404, 405))
@@ -385,7 +387,7 @@ class RegistryStore:
             )
             try:
                 page = json.loads(self._wire.whole(response, _LARGEST_MANIFEST))["tags"] or ()
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             found += [str(tag) for tag in page]
             following = self._next_page(response)
@@ -450,7 +452,7 @@ class RegistryStore:
             if place:
                 self._wire.note(f"{self.host} cannot continue a download: {place} bytes are fetched once more")
             return 0
-        found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        found = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
         if not found or int(found[1]) > place:
             discard(response)
             raise Corrupt(f"{self.host} sent another part of a blob than was asked for")

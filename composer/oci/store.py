@@ -101,8 +101,12 @@ class Content(Protocol):
         ...
 
 
-class Sink(Store, Protocol):
-    """A place that takes blobs one by one, then the manifests that name them."""
+class Sink(Protocol):
+    """A place that takes blobs one by one, then the manifests that name them. It need not be readable."""
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here, whole."""
+        ...
 
     def write(self, descriptor: Descriptor, content: Callable[[], Iterator[bytes]], /) -> None:
         """Take a blob. It is there once this returns, and not before. Raises `Corrupt`, `NoRoom`, `Denied`.

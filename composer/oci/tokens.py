@@ -83,9 +83,9 @@ class Keys:
             raise Unreachable(f"the token service of {self._host} answers {status}")
         try:
             answer = json.loads(body)
-            header = f"Bearer {answer.get('token') or answer['access_token']}"
+            header = _header(str(answer.get("token") or answer["access_token"]))
             lifetime = max(float(answer.get("expires_in") or 0), _SHORTEST)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Corrupt(f"the token service of {self._host} sent an answer without a token") from error
         self._tokens[scopes] = (header, time.monotonic() + lifetime - _MARGIN)
         return header
@@ -133,12 +133,19 @@ def _request(
     return "GET", url, {"Authorization": credential.basic} if credential else {}, None
 
 
+def _header(token: str) -> str:
+    """What is sent with a token. Raises `ValueError` for one that no header takes."""
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("a token has characters that no token has")
+    return f"Bearer {token}"
+
+
 def spoken(body: bytes) -> str:
     """A registry's own words for an error, if it has any: `: DENIED: requested access is denied`."""
     try:
         error = json.loads(body)["errors"][0]
         words = f"{error.get('code', '')}: {error.get('message', '')}".strip(": ")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return ""
     words = "".join(character if character.isprintable() else " " for character in words)[:200]
     return f": {words}" if words else ""

@@ -54,7 +54,8 @@ def _trouble(kind: str, message: str, hint: str | None) -> Trouble:
 def _unresolved(cause: Unresolved, place: str) -> Trouble:
     host = _name(place)
     message = f"the name of {place} could not be resolved (DNS: {_list(cause.tried)})"
-    ways = (f"hosts: {{{host}: ADDRESS}}", "dns: [NAMESERVER]", f"mirrors: {{{spellings(host)[0]}: [HOST/PATH]}}")
+    registry = spellings(host)[0] if place == host else f'"{place}"'
+    ways = (f"hosts: {{{host}: ADDRESS}}", "dns: [NAMESERVER]", f"mirrors: {{{registry}: [HOST/PATH]}}")
     hint = f"network: {{{'}, or {'.join(ways)}}}; to see what would help: tricompose doctor, getent hosts {host}"
     return _trouble("slow" if cause.errno == socket.EAI_AGAIN else "nowhere", message, hint)
 
@@ -92,7 +93,8 @@ def _untrusted(cause: ssl.SSLCertVerificationError, place: str) -> Trouble:
     if "ismatch" in why:
         hint = f"another server answers there: network.hosts, a proxy, or DNS may be wrong: getent hosts {_name(place)}"
         return _trouble("untrusted", message, hint)
-    hint = f"ca_bundle: the PEM file of the authority that signed it; or --insecure {place}, if you must"
+    trust = "--ca-bundle FILE, or network: {ca_bundle: FILE}, with the PEM file of the authority that signed it"
+    hint = f"{trust}; or --insecure {place}, if you must"
     return _trouble("untrusted", message, hint)
 
 

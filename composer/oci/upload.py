@@ -22,6 +22,7 @@ from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import from_place
 from composer.oci.tokens import Scopes
 from composer.oci.wire import Wire, detail, discard
+from composer.words import natural
 
 _PIECE: Final = 1 << 16
 """Bytes handed to the socket at once: its time limit is for all of them, and slow lines are no stalled ones."""
@@ -74,6 +75,7 @@ class Upload:
         self._what = f"an upload of {descriptor.digest} to {repository}"
         self._session: str | None = None
         self._place = 0
+        self._furthest = 0
         self._closing = False
         self._tape: _Tape | None = None
 
@@ -245,9 +247,9 @@ class Upload:
         if response.status_code == 201:
             return True
         self._session, self._place = self._wire.location(response), 0
-        least = response.headers.get("OCI-Chunk-Min-Length", "")
-        if self._manners.step and least.isdigit():
-            self._manners.step = max(self._manners.step, int(least))
+        least = natural(response.headers.get("OCI-Chunk-Min-Length", ""))
+        if self._manners.step and least:
+            self._manners.step = max(self._manners.step, least)
         self._note_down()
         return False
 
@@ -290,7 +292,7 @@ class Upload:
             self._session = self._wire.location(response)
             self._place += length
             self._note_down()
-            patience.gained()
+            self._came_to(self._place, patience)
 
     def _close(self, tape: _Tape, patience: Patience) -> bool:
         """Name the digest, after which the blob is there. What is missing goes with it, where PATCH is no way."""
@@ -327,10 +329,15 @@ class Upload:
         if held is None or held > self._descriptor.size:
             self.cancel()
             return False
-        if held > self._place:
-            patience.gained()
         self._place = held
+        self._came_to(held, patience)
         return False
+
+    def _came_to(self, place: int, patience: Patience) -> None:
+        """The registry has the blob up to there. It may forget: that is a gain only where it never had as much."""
+        if place > self._furthest:
+            self._furthest = place
+            patience.gained()
 
     def _held(self, timeout: tuple[float, float] | None = None) -> int | None:
         """How many bytes the registry has of the session; None where it does not know it, or does not say."""
@@ -342,7 +349,7 @@ class Upload:
             accept=(200, 202, 204, 400, 405, *_LOST),
             timeout=timeout,
         )
-        found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+        found = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", response.headers.get("Range", ""))
         if response.status_code != 204 or not found:
             return None
         if "Location" in response.headers:

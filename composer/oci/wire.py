@@ -27,6 +27,7 @@ from composer.oci.names import asked_at
 from composer.oci.patience import LEAST_RATE, Interrupted, Patience
 from composer.oci.tokens import Keys, Scopes, spoken
 from composer.oci.trouble import diagnose
+from composer.words import natural
 
 Result = TypeVar("Result")
 Body = bytes | Iterable[bytes | memoryview]
@@ -151,9 +152,21 @@ class Wire:
 
         A registry behind a proxy that ends TLS may say `http` of itself: we stay with what we came by.
         """
-        target = urljoin(response.url, response.headers.get("Location", ""))
+        target = self._sound(lambda: urljoin(response.url, response.headers.get("Location", "")))
         stayed = urlsplit(target)._replace(scheme=self._scheme)
         return urlunsplit(stayed) if self._ours(urlunsplit(stayed)) else target
+
+    def _sound(self, said: Callable[[], str]) -> str:
+        """A URL that the registry said. Raises `Unreachable` for one that leads nowhere, or out of HTTP."""
+        try:
+            url = said()
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                return url
+        except ValueError:
+            pass
+        hint = f"it, or a proxy before it, is set up wrongly: curl -v {self._scheme}://{self.authority}/v2/"
+        raise Unreachable(f"{self.host} sends us to an address that is none of the web's", hint=hint)
 
     def pieces(self, response: requests.Response) -> Iterator[bytes]:
         """The body as it comes in, not waiting for a full buffer, so that nothing is lost when it breaks off.
@@ -250,6 +263,7 @@ class Wire:
     def _ask_for_token(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
+        self._sound(lambda: url)
         if self._scheme == "https" and not url.startswith("https://"):
             raise Denied(f"{self.host} wants credentials to be sent to a token service without TLS")
 
@@ -284,7 +298,10 @@ class Wire:
         if status in (401, 403):
             return self._keys.denied(status, what, words)
         if status == 404:
-            return NotFound(f"{self.host} has no {what}{words}")
+            if method in ("GET", "HEAD"):
+                return NotFound(f"{self.host} has no {what.removeprefix('the ')}{words}")
+            hint = "some registries want a project or a repository to be made there first: is its name right?"
+            return NotFound(f"{self.host} has no place for {what} (404{words})", hint=hint)
         return Denied(f"{self.host} refused {what} ({status}{words})")
 
     def _trouble(self, error: Exception, url: str) -> Exception:
@@ -346,8 +363,8 @@ def _is_loopback(place: str) -> bool:
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from a number or from a date. A date counts from the server's own clock, as ours may differ."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text) or None
+    if (seconds := natural(text)) is not None:
+        return float(seconds) or None
     until = _date(text)
     if until is None:
         return None
@@ -358,7 +375,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _date(text: str) -> datetime | None:
     try:
         found = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

@@ -11,8 +11,9 @@ import pytest
 
 from composer.network import names as names_module
 from composer.network import nameservers
+from composer.network.addresses import parse_address
 from composer.network.names import Names
-from composer.network.nameservers import NoAnswer, ask, parse_address
+from composer.network.nameservers import NoAnswer, ask
 from composer.oci.obstacles import Unconnected, Unresolved
 from tests.services.dns import name_server
 from tests.services.registry import free_port

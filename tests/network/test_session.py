@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from urllib3.connection import HTTPConnection
 
 from composer import network
 from composer.network import Routes
+from composer.oci.names import parse_reference
 from composer.oci.trouble import Trouble, diagnose
+from composer.routing import Wanted, find_routes
 from tests.network.certificates import DAY, Authority
 from tests.network.servers import Seen, server
 from tests.services.dns import name_server
@@ -114,6 +117,15 @@ def test_the_error_has_all_that_was_tried_and_the_lines_to_add() -> None:
     assert "network: {hosts: {registry.invalid: ADDRESS}}" in hint
     assert "dns: [NAMESERVER]" in hint
     assert "mirrors: {registry.invalid: [HOST/PATH]}" in hint
+
+
+def test_the_lines_to_add_hold_for_a_registry_on_another_port(tmp_path: Path) -> None:
+    hint = trouble("https://registry.invalid:5000/v2/", Routes()).error.hint or ""
+    line = re.search(r"mirrors: {.*?}", hint)
+    assert line
+    (tmp_path / "network.yaml").write_text(f"network: {{{line[0].replace('HOST/PATH', 'm.corp/x')}}}\n")
+    routes = find_routes({}, tmp_path, None, Wanted(network=tmp_path / "network.yaml"))
+    assert "docker://m.corp/x/a:1" in map(str, routes.places(parse_reference("docker://registry.invalid:5000/a:1")))
 
 
 def test_addresses_that_do_not_answer_are_named(place: Place) -> None:

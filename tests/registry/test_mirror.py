@@ -21,7 +21,8 @@ import requests
 
 from composer.errors import Unplannable
 from composer.mirroring import Destination, Manner, Mirrored, Wanted, failure, mirror, of_recipe
-from composer.network.rules import read, write, written
+from composer.network.rules import read
+from composer.network.writing import write, written
 from composer.oci.image import OCI_MANIFEST, Descriptor, Manifest, Platform, canonical_json, parse_manifest
 from composer.oci.names import parse_reference
 from composer.oci.registry import RegistryStore

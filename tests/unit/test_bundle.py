@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from composer.bundle.artifacts import FileStore, Piece, files_of, folders_of, lay_out, make_artifact, require_free
 from composer.bundle.checking import check_parts
-from composer.bundle.document import Found, document_of, is_part, parse
+from composer.bundle.document import Found, Item, document_of, is_part, parse
 from composer.bundle.draft import Draft, Loose, Thing, draft
 from composer.bundle.reading import BundleStore, Damage
 from composer.bundle.signing import Trust, require_signature, sign
@@ -27,15 +28,27 @@ from composer.bundle.writing import Supply, write
 from composer.bundling import kinds
 from composer.bundling.folders import folder_of
 from composer.bundling.having import Inventory, known_by
+from composer.bundling.loading import Loaded, Outcome
 from composer.bundling.reports import report_of
 from composer.bundling.toolkit import own_wheel
+from composer.bundling.yards import manifest_of
 from composer.cli_bundle import _bytes_of
 from composer.command import Usage
+from composer.console.bundles import bundle_text, loaded_text
 from composer.errors import Corrupt, Denied, NoRoom, NotFound, RecipeError, Unplannable, Unreachable
 from composer.events import Event, Warned, ignore
 from composer.oci.archive import open_docker_archive, open_oci_archive
 from composer.oci.copy import survey
-from composer.oci.image import OCI_MANIFEST, Descriptor, Manifest, canonical_json, make_manifest, sha256
+from composer.oci.image import (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    canonical_json,
+    make_index,
+    make_manifest,
+    sha256,
+)
 from composer.oci.layout import LayoutStore
 from composer.oci.names import parse_reference
 from composer.oci.store import Store
@@ -411,6 +424,25 @@ def test_what_means_a_bundle(tmp_path: Path) -> None:
     assert [is_part(Path(name)) for name in ("b", "b.tar", "b.tar.002", "b.bundle.json")] == [False, True, True, False]
     with pytest.raises(NotFound, match="no bundle"):
         Found.at(tmp_path / "b")
+    for nameless in (".", "..", "/", ""):
+        with pytest.raises(NotFound, match="is a folder, and names no bundle in it"):
+            document_of(Path(nameless))
+
+
+def test_names_in_a_bundle_that_a_terminal_would_obey(shop: Shop) -> None:
+    found = shop.write()
+    found.path.write_bytes(
+        rewritten(found, lambda document: document["items"][0].update(name="\x1b[2Jx", platforms=["\x1b]0;y\x07"]))  # type: ignore[index]
+    )
+    read = Found.at(found.path)
+    shown = io.StringIO()
+    terminal = Console(file=shown, width=200)
+    loaded = Loaded(name=read.bundle.items[0].name, kind="composed", place="here", digest=read.bundle.items[0].digest)
+    outcome = Outcome(signer=None, loaded=(loaded,), left=(), recipes=(), rules=None)
+    for one in (*bundle_text(read.bundle, read.path), *loaded_text(outcome, (), "")):
+        terminal.print(one)
+    assert "\x1b" not in shown.getvalue()
+    assert "\x07" not in shown.getvalue()
 
 
 # -- the document -------------------------------------------------------------------------------------------------
@@ -584,6 +616,8 @@ def test_a_signature_is_over_the_document(shop: Shop, keys: Path) -> None:
             require_signature(found, trust)
     with pytest.raises(NotFound, match="private"):
         require_signature(found, Trust(key=keys / "mine"))
+    with pytest.raises(NotFound, match=r"there is no file .*nobody"):
+        require_signature(found, Trust(allowed=keys / "nobody"))
 
 
 def test_a_signature_of_other_bytes_is_refused_whoever_asks(shop: Shop, keys: Path) -> None:
@@ -639,6 +673,23 @@ def test_files_do_not_leave_their_folder(path: str) -> None:
     assert isinstance(folders.root, Manifest)
     with pytest.raises(Corrupt):
         folders_of(folders.root)
+
+
+def test_files_of_others_stay_and_what_a_killed_one_left_goes(tmp_path: Path) -> None:
+    made, store = make_artifact("application/x", [piece("x", b"x")], [], {})
+    assert isinstance(made.root, Manifest)
+    (tmp_path / ".bundle-notes").write_text("mine")
+    (tmp_path / ".bundle-0123456789abcdef").write_text("half")
+    lay_out(made.root, store, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".bundle-notes", "x"]
+
+
+def test_an_index_is_no_folder_of_files(shop: Shop) -> None:
+    index = make_index(OCI_INDEX, [shop.images["first:1"].root])
+    root = shop.store.publish(index.raw, OCI_INDEX, None)
+    item = Item(name="recipe/x", kind=kinds.RECIPE, media_type=root.media_type, digest=root.digest, size=root.size)
+    with pytest.raises(Corrupt, match="recipe/x"):
+        manifest_of(shop.store, item)
 
 
 def test_links_on_the_way_are_not_followed(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def between(page: Path, name: str) -> str:
 
 def error_table() -> str:
     rows = [("0", "", "Done."), (f"{USAGE}", "usage", "A command line that cannot be meant.")]
-    kinds = sorted(errors.TricomposeError.__subclasses__(), key=lambda kind: kind.status)
-    kinds = [kind for kind in kinds if kind.__module__ == errors.__name__]
+    kinds = [kind for kind in errors.TricomposeError.__subclasses__() if kind.__module__ == errors.__name__]
+    kinds.sort(key=lambda kind: kind.status)
     rows += [(f"{kind.status}", kind.code, (getdoc(kind) or "").partition("\n\n")[0]) for kind in kinds]
     rows += [
         (f"{BUG}", "bug", "A bug in tricompose."),

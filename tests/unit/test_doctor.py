@@ -37,7 +37,7 @@ from composer.doctor.rules import Rules, rules_of_this_machine
 from composer.doctor.subject import Subject
 from composer.doctor.within import within
 from composer.network.routes import Routes
-from composer.network.rules import network_text as rules_text
+from composer.network.writing import network_text as rules_text
 from composer.pipeline import Workplace
 from composer.recipe import parse_recipe
 from tests.services.dns import name_server
@@ -140,8 +140,8 @@ def test_what_is_fixed_holds_by_port_first() -> None:
 
 def test_what_does_not_end_is_left_behind() -> None:
     begun = time.monotonic()
-    assert within(0.2, [lambda: 1, lambda: time.sleep(3) or 2, lambda: 3]) == [1, None, 3]
-    assert time.monotonic() - begun < 2
+    assert within(1, [lambda: 1, lambda: time.sleep(5) or 2, lambda: 3]) == [1, None, 3]
+    assert time.monotonic() - begun < 4
     with pytest.raises(ZeroDivisionError):
         within(5, [lambda: 1 / 0])
 

@@ -48,3 +48,11 @@ def test_a_lock_is_written_as_it_is_read(tmp_path: Path) -> None:
     assert read_lock(path) == lock
     assert path.read_text().index('"a"') < path.read_text().index('"b"'), "the same lock is always the same file"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock.json"
+    for name in (".x.lock.json-0123456789abcdef", ".x.lock.json-old"):
+        (tmp_path / name).write_text("half")
+    assert write_lock(path, Lock(images={"b": B}))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".x.lock.json-old", path.name]

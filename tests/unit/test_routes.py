@@ -198,7 +198,11 @@ def test_a_network_file_that_makes_no_sense(tmp_path: Path, text: str, words: st
     assert caught.value.problems[0].where.startswith(f"{file}:")
 
 
-@pytest.mark.parametrize("text", ["a.test", "a.test:443", "a.test:x:10.0.0.1", "a.test:443:b.test", ":443:10.0.0.1"])
+@pytest.mark.parametrize(
+    "text",
+    ["a.test", "a.test:443", "a.test:x:10.0.0.1", "a.test:443:b.test", ":443:10.0.0.1", "*:443:10.0.0.1",
+     "+a.test:443:10.0.0.1", "a b:443:10.0.0.1"],
+)  # fmt: skip
 def test_a_resolve_that_makes_no_sense(tmp_path: Path, text: str) -> None:
     with pytest.raises(NotFound, match="makes no sense"):
         find_routes({}, tmp_path, None, Wanted(resolve=(text,)))

@@ -17,19 +17,8 @@ from ruamel.yaml import YAML
 
 from composer.errors import NotFound, RecipeError, Unplannable
 from composer.network.routes import Routes
-from composer.network.rules import (
-    MARK,
-    Found,
-    network_json,
-    network_text,
-    read,
-    read_daemon,
-    read_hosts,
-    read_registries,
-    require_ours,
-    write,
-    written,
-)
+from composer.network.rules import Found, read, read_daemon, read_hosts, read_registries
+from composer.network.writing import MARK, network_json, network_text, require_ours, write, written
 from composer.oci.names import parse_reference
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -187,6 +176,13 @@ def test_another_server_stands_for_the_registry() -> None:
 def test_the_folder_names_the_registry(folder: str, name: str) -> None:
     found = hosts('[host."https://m.local"]', folder)
     assert places(found, f"{name}/x:1") == ["m.local/x", f"{name}/x"]
+
+
+def test_the_folder_that_mirror_wrote_is_not_the_rules_themselves(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text("network: {}\n")
+    with pytest.raises(NotFound, match="holds no") as caught:
+        read(tmp_path)
+    assert caught.value.hint == f"--network {tmp_path / 'network.yaml'}"
 
 
 def test_a_default_holds_for_those_that_have_no_folder(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from composer.models.sources.way import Way, shown
 from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import CHUNK
 from composer.oci.trouble import diagnose
+from composer.words import natural
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -117,7 +118,7 @@ class Wire:
         raw = b"".join(self._pieces(response, _host(url), 0, most=_LARGEST_ANSWER))
         try:
             return json.loads(raw), response
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Corrupt(
                 f"{_host(url)} answers nonsense when asked for {what}", hint="is it the right host?"
             ) from error
@@ -176,9 +177,9 @@ class Wire:
         response.close()
         what = what or shown(url)
         if status in _PASSING:
-            after = response.headers.get("Retry-After", "")
+            after = natural(response.headers.get("Retry-After", ""))
             error = Unreachable(f"{host} answered {status} for {what}", hint="try again later")
-            raise Interrupted(error, after=float(after) if after.isdigit() else None)
+            raise Interrupted(error, after=after)
         raise self.refusal(status, host, what)
 
     def refusal(self, status: int, host: str, what: str) -> TricomposeError:
@@ -195,8 +196,8 @@ class Wire:
         self, response: requests.Response, host: str, start: int, *, most: int | None = None
     ) -> Iterator[bytes]:
         encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
-        length = response.headers.get("Content-Length", "")
-        expected, done = (int(length) if length.isdigit() and not encoded else None), 0
+        length = natural(response.headers.get("Content-Length", ""))
+        expected, done = (None if encoded else length), 0
         try:
             for piece in response.raw.stream(CHUNK, decode_content=encoded):
                 done += len(piece)
@@ -259,7 +260,7 @@ def _start(response: requests.Response, place: int) -> int:
     """The place in the file that an answer begins at: 0 where the server does not know ranges, or the file changed."""
     if response.status_code != 206:
         return 0
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    found = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     if found and int(found[1]) == place:
         return place
     response.close()
@@ -267,14 +268,14 @@ def _start(response: requests.Response, place: int) -> int:
 
 
 def _total(response: requests.Response, start: int) -> int | None:
-    length = response.headers.get("Content-Length", "")
+    length = natural(response.headers.get("Content-Length", ""))
     encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
-    return start + int(length) if length.isdigit() and not encoded else None
+    return None if length is None or encoded else start + length
 
 
 def _whole(response: requests.Response) -> int | None:
     """The size of a file of which a part was asked for that it does not have."""
-    found = re.match(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
+    found = re.match(r"bytes \*/([0-9]{1,18})", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
 
 
