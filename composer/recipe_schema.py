@@ -24,6 +24,7 @@ from composer.recipe_values import (
     IpAddress,
     LabelName,
     LocalPath,
+    MirrorPlace,
     Mode,
     Name,
     NoProxy,
@@ -332,7 +333,7 @@ class Credential(Part):
 class Network(Part):
     """How the outside is reached."""
 
-    mirrors: Mapping[RegistryPlace, tuple[Text, ...]] = {}
+    mirrors: Mapping[RegistryPlace, tuple[MirrorPlace, ...]] = {}
     """For a registry, or a path in one, what to ask before it, first to last: `host`, or `host/path`."""
     blocked: tuple[RegistryPlace, ...] = ()
     """Registries that are never asked themselves: only their mirrors are."""

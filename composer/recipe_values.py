@@ -114,6 +114,14 @@ RegistryPlace = Annotated[
         "host[:port], host/path, *.domain, or '*'",
     ),
 ]
+MirrorPlace = Annotated[
+    str,
+    _Spelled(
+        r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?",
+        "is no place that could be asked",
+        "host[:port], or host/path, without https://",
+    ),
+]
 NoProxy = Annotated[
     str,
     _Spelled(

@@ -28,6 +28,9 @@ from composer.oci.store import CHUNK, Compound, Seekable, Sink, Store, Sure, Tar
 _PATIENCE: Final = 2.0
 """Seconds that a failed or interrupted copy waits for its threads. One that hangs in a read is left behind."""
 
+_SIGNALS: Final = 0.2
+"""Seconds after which a signal that woke nobody is heard."""
+
 _DEPTH: Final = 8
 """Indexes within indexes are followed this deep."""
 
@@ -131,7 +134,7 @@ def run_all(tasks: Sequence[Callable[[], None]], *, jobs: int, stop: Event) -> N
         for thread in crew:
             thread.start()
         for _ in tasks:
-            if error := ended.get():
+            if error := _next(ended):
                 raise error
     finally:
         stop.set()
@@ -139,6 +142,17 @@ def run_all(tasks: Sequence[Callable[[], None]], *, jobs: int, stop: Event) -> N
         for thread in crew:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - monotonic()))
+
+
+def _next(ended: SimpleQueue[BaseException | None]) -> BaseException | None:
+    """How the next task ends. Looks up now and then: where the system has another thread take a signal, the main one
+    would hear of it only once it is woken, and Ctrl-C would wait for a connection that says nothing.
+    """
+    while True:
+        try:
+            return ended.get(timeout=_SIGNALS)
+        except Empty:
+            continue
 
 
 def _work(waiting: SimpleQueue[Callable[[], None]], ended: SimpleQueue[BaseException | None], stop: Event) -> None:

@@ -411,7 +411,7 @@ def test_every_error_has_its_status(kind: Any) -> None:
 
 
 def test_statuses_and_codes_are_told_apart() -> None:
-    assert len({kind.status for kind in KINDS}) == len({kind.code for kind in KINDS}) == len(KINDS) == 12
+    assert len({kind.status for kind in KINDS}) == len({kind.code for kind in KINDS}) == len(KINDS) == 14
 
 
 @pytest.mark.parametrize(

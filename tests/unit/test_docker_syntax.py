@@ -400,7 +400,7 @@ VALUES = st.builds(
     custom=st.none() | NAME.filter(lambda one: one != "python"),
     source=st.sampled_from(["upstream", "network"]),
     mirror=st.sampled_from([None, "m.example:5000/nvcr", "[::1]:5000"]),
-    hosts=st.dictionaries(spelled("[A-Za-z0-9.-]+"), spelled("[0-9.]+"), max_size=2),
+    hosts=st.dictionaries(spelled("[A-Za-z0-9.-]+"), st.ip_addresses().map(str), max_size=2),
 )
 
 
@@ -424,7 +424,7 @@ PLACES: Mapping[str, Callable[[str], Any]] = {
     "apt": lambda text: (text,),
     "custom": str,
     "mirror": str,
-    "hosts": lambda text: {text: text},
+    "hosts": lambda text: {text: "10.0.0.7"},
 }
 
 
@@ -518,10 +518,15 @@ def parts(image: Any) -> dict[str, Any]:
     return {name: getattr(image, name) for name in type(image).__dataclass_fields__}
 
 
-@pytest.mark.parametrize("mirror", ["a.example\nRUN x", "a.example/x AS y", "$HOME", "--x", "a b", "a.example/UPPER"])
-def test_a_mirror_that_is_no_name_is_refused(mirror: str) -> None:
+@pytest.mark.parametrize("mirror", ["a.example\nRUN x", "a.example/x AS y", "$HOME", "--x", "a b", "/"])
+def test_a_mirror_that_is_no_place_is_refused(mirror: str) -> None:
+    with pytest.raises(ValidationError, match="is no place that could be asked"):
+        Values(mirror=mirror).recipe()
+
+
+def test_a_mirror_that_makes_no_name_is_refused() -> None:
     with pytest.raises(Unplannable, match="no name of an image") as caught:
-        lines_of(Values(mirror=mirror))
+        lines_of(Values(mirror="a.example/UPPER"))
     assert "mirrors" in str(caught.value.hint)
 
 

@@ -109,7 +109,7 @@ def test_the_wheel_has_it() -> None:
         "include"
     ]
     data = [path for path in (ROOT / "composer").rglob("*") if path.suffix in (".toml", ".typed")]
-    assert len(data) == 11
+    assert len(data) == 12
     assert all(any(fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in include) for path in data)
 
 
