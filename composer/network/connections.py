@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NameResolutionError
+from urllib3.util.wait import wait_for_read
 
 from composer.network.addresses import Address
 from composer.network.names import Names
@@ -44,9 +45,14 @@ class Session(requests.Session):
 
 
 class _Named:
-    """What plain and TLS connections have in common: where they go."""
+    """What plain and TLS connections have in common: where they go, and that they hear an answer while they send."""
 
     names: ClassVar[Names]
+    deaf: ClassVar[set[str]]
+    """Hosts that say something before they have heard all, and it is no answer."""
+
+    _met = False
+    _cut_short = False
 
     def _new_conn(self: Any) -> socket.socket:
         try:
@@ -62,13 +68,40 @@ class _Named:
             raise
         return made
 
+    def send(self: Any, data: Any) -> None:  # noqa: ANN401
+        """Pass bytes on, unless there is an answer already: a refusal, for which the rest need not be sent.
+
+        urllib3 then reads it, as it does for a server that closed its end. What TLS says after its handshake is no
+        answer: it is out of the way once something was received.
+        """
+        if self._met and self.sock is not None and self.host not in self.deaf and wait_for_read(self.sock, timeout=0.0):
+            self._cut_short = True
+            raise BrokenPipeError
+        super().send(data)  # type: ignore[misc]
+
+    @property
+    def is_connected(self: Any) -> bool:
+        """Whether it can be used again: not where the server still waits for the rest of a request."""
+        return not self._cut_short and super().is_connected  # type: ignore[misc]
+
+    def close(self: Any) -> None:
+        """As it was before it was connected."""
+        super().close()  # type: ignore[misc]
+        self._met = self._cut_short = False
+
     def getresponse(self: Any) -> Any:  # noqa: ANN401
         """The head of an answer must be whole in twice the time that a read may take: one that drips is cut off."""
         guard = threading.Timer(_DRIP * (self.timeout or _PATIENT), _cut, (self.sock,))
         guard.daemon = True
         guard.start()
         try:
-            return super().getresponse()  # type: ignore[misc]
+            answer = super().getresponse()  # type: ignore[misc]
+            self._met = True
+            return answer
+        except BaseException:
+            if self._cut_short:
+                self.deaf.add(self.host)
+            raise
         finally:
             guard.cancel()
 
@@ -151,7 +184,8 @@ class Adapter(HTTPAdapter):
         self._proxies = proxies
         self._trust = trust
         self._timeout = timeout
-        plain, secure = type("Plain", (_Plain,), {"names": names}), type("Secure", (_Secure,), {"names": names})
+        known = {"names": names, "deaf": set[str]()}
+        plain, secure = type("Plain", (_Plain,), known), type("Secure", (_Secure,), known)
         self._pools = {
             "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
             "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),

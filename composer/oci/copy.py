@@ -28,6 +28,9 @@ from composer.oci.store import CHUNK, Compound, Seekable, Sink, Store, Sure, Tar
 _PATIENCE: Final = 2.0
 """Seconds that a failed or interrupted copy waits for its threads. One that hangs in a read is left behind."""
 
+_GRACE: Final = 2.0
+"""Seconds for which blobs that are on their way when another one fails may arrive."""
+
 _SIGNALS: Final = 0.2
 """Seconds after which a signal that woke nobody is heard."""
 
@@ -122,26 +125,35 @@ def deliver(contents: Contents, source: Store, sink: Sink, name: str, *, emit: E
 def run_all(tasks: Sequence[Callable[[], None]], *, jobs: int, stop: Event) -> None:
     """Call every task, `jobs` at once, each in a thread. The first error sets `stop` and is raised.
 
-    Threads are daemons and are given two seconds to see `stop`: neither a hanging read nor the end of the process
-    waits for the other. `concurrent.futures` would join them without end.
+    Before that, tasks that are nearly done may come to their end: what has moved is not thrown away. Threads are
+    daemons and are given two seconds to see `stop`: neither a hanging read nor the end of the process waits for the
+    other. `concurrent.futures` would join them without end.
     """
     waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    failed = Event()
     for task in tasks:
         waiting.put(task)
-    crew = [Thread(target=_work, args=(waiting, ended, stop), daemon=True) for _ in range(min(jobs, len(tasks)))]
+    crew = [Thread(target=_work, args=(waiting, ended, failed), daemon=True) for _ in range(min(jobs, len(tasks)))]
     try:
         for thread in crew:
             thread.start()
         for _ in tasks:
             if error := _next(ended):
+                _join(crew, _GRACE)
                 raise error
     finally:
+        failed.set()
         stop.set()
-        deadline = monotonic() + _PATIENCE
-        for thread in crew:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - monotonic()))
+        _join(crew, _PATIENCE)
+
+
+def _join(crew: Sequence[Thread], seconds: float) -> None:
+    """Wait for threads, all in all so long."""
+    deadline = monotonic() + seconds
+    for thread in crew:
+        while thread.is_alive() and (left := deadline - monotonic()) > 0:
+            thread.join(min(left, _SIGNALS))
 
 
 def _next(ended: SimpleQueue[BaseException | None]) -> BaseException | None:
@@ -155,8 +167,8 @@ def _next(ended: SimpleQueue[BaseException | None]) -> BaseException | None:
             continue
 
 
-def _work(waiting: SimpleQueue[Callable[[], None]], ended: SimpleQueue[BaseException | None], stop: Event) -> None:
-    while not stop.is_set():
+def _work(waiting: SimpleQueue[Callable[[], None]], ended: SimpleQueue[BaseException | None], failed: Event) -> None:
+    while not failed.is_set():
         try:
             task = waiting.get_nowait()
         except Empty:
@@ -165,7 +177,7 @@ def _work(waiting: SimpleQueue[Callable[[], None]], ended: SimpleQueue[BaseExcep
             task()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for it
             ended.put(error)
-            stop.set()
+            failed.set()
         else:
             ended.put(None)
 

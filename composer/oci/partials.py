@@ -23,7 +23,7 @@ from composer.oci.store import CHUNK, Seekable, Store, givers, read_on, verified
 
 FOLDER: Final = "partial"
 
-LEAST: Final = 4 << 20
+LEAST: Final = 1 << 20
 """Bytes of a blob below which it is not worth the trouble: it is fetched again as a whole."""
 
 STALE: Final = 7 * 86400.0

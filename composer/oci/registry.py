@@ -409,22 +409,29 @@ class RegistryStore:
         return b"".join(verified(self._wire.pieces(response), descriptor, origin=self.label))
 
     def _pieces(self, descriptor: Descriptor, place: int) -> Iterator[bytes]:
-        patience = self._wire.patience()
+        patience, doubted = self._wire.patience(), False
         while place < descriptor.size:
             before = place
             try:
-                for piece in self._read_on(descriptor, place, patience):
+                for piece in self._read_on(descriptor, place, patience, sure=doubted):
                     yield piece
                     place += len(piece)
                     patience.gained(len(piece))
+            except _OtherSize as cut:
+                doubted = True
+                patience.wait(cut)
             except Interrupted as cut:
                 patience.wait(cut)
             else:
                 if place == before:
                     raise self._short(descriptor, place)
 
-    def _read_on(self, descriptor: Descriptor, place: int, patience: Patience) -> Iterator[bytes]:
-        """What follows the first `place` bytes of the blob, up to where the connection breaks."""
+    def _read_on(self, descriptor: Descriptor, place: int, patience: Patience, *, sure: bool) -> Iterator[bytes]:
+        """What follows the first `place` bytes of the blob, up to where the connection breaks.
+
+        An answer of another size is not read: asking again is cheaper. One that is `sure` to be shorter may be gone on
+        with all the same.
+        """
         response = self._wire.attempt(
             "GET",
             f"{self.repository}/blobs/{descriptor.digest}",
@@ -437,6 +444,11 @@ class RegistryStore:
         if response.status_code == 416:
             discard(response)
             raise self._short(descriptor, place)
+        offered = _whole_size(response)
+        if offered is not None and offered != descriptor.size and not (sure and offered < descriptor.size):
+            discard(response)
+            said = f"{self.host} offers {offered} bytes as {descriptor.digest}, which has {descriptor.size}"
+            raise Corrupt(said) if sure else _OtherSize(Unreachable(said))
         passed = place - self._start(response, place)
         for piece in self._wire.pieces(response):
             if passed >= len(piece):
@@ -469,3 +481,14 @@ class RegistryStore:
         with self._lock:
             fresh = Upload(self._wire, self.repository, descriptor, self._manners, self._journal)
             return self._uploads.setdefault(descriptor.digest, fresh)
+
+
+class _OtherSize(Interrupted):
+    """What was offered as a blob cannot be it."""
+
+
+def _whole_size(response: requests.Response) -> int | None:
+    """The size of the blob that an answer gives all or a part of, as far as it says so."""
+    if response.status_code == 206:
+        return natural(response.headers.get("Content-Range", "").rpartition("/")[2])
+    return natural(response.headers.get("Content-Length", ""))

@@ -33,7 +33,7 @@ _STEP: Final = 16 << 20
 _SMALL: Final = 1 << 16
 """Bytes of a blob that goes whole, with its digest: a cut costs nothing then, and requests are what counts."""
 
-_WORTH: Final = 16 << 20
+_WORTH: Final = 1 << 20
 """Bytes that a session must have to be kept for another process, and not cancelled."""
 
 _COMMIT_RATE: Final = 8 << 20

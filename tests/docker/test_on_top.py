@@ -588,7 +588,7 @@ def test_builds_of_one_recipe_at_once_do_not_take_away_each_others_images(bench:
         for number in range(3)
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(said)
 
 
 # -- outputs, and the cache ---------------------------------------------------------------------------------------

@@ -256,8 +256,7 @@ def test_killed_loading_is_gone_on_with(project: Path, registry: Registry, tmp_p
         process.communicate()
         if tags_there(registry, prefix):
             assert proxy.bytes_to_upstream > 40_000_000, "no tag before all blobs"
-        time.sleep(0.2)
-        before, there = proxy.bytes_to_upstream, layers_there(registry, prefix)
+        before, there = proxy.settled(), layers_there(registry, prefix)
         load(project, place)
         blobs = {blob.digest: blob.size for blob in Found.at(project / "out/b").bundle.blobs}
         missing = sum(size for digest, size in blobs.items() if digest not in there)

@@ -182,7 +182,7 @@ def test_a_cache_counts_them_and_lets_go_of_them(registry: Registry, tmp_path: P
 
 
 def test_a_blob_of_which_little_came_is_not_kept(registry: Registry, tmp_path: Path) -> None:
-    rules = [Answer(path=LARGE.digest, status=503, after=1), Cut(path=LARGE.digest, at=MIB)]
+    rules = [Answer(path=LARGE.digest, status=503, after=1), Cut(path=LARGE.digest, at=MIB // 2)]
     with Proxy(registry.port, rules) as proxy, pytest.raises(Exception, match="503"):
         pull(proxy, tmp_path, patience=0.5)
     assert kept(tmp_path) == []

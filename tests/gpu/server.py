@@ -16,6 +16,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
+from tests.bench.process import family
 from tests.upstream.inputs import UpstreamError
 from tests.upstream.wheels import NUMPY, PYTRITON, fetch_wheel
 
@@ -151,14 +152,7 @@ class Native:
 
     def pids(self) -> Sequence[int]:
         """The server and all that it started."""
-        found = [self.process.pid]
-        for pid in found:
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                try:
-                    found += map(int, task.read_text().split())
-                except OSError:
-                    continue
-        return found
+        return family(self.process.pid)
 
     def stop(self) -> None:
         if self.process.poll() is None:

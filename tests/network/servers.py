@@ -108,3 +108,57 @@ def tls_front(certificate: Path, goal: tuple[str, int]) -> Iterator[Front]:
             yield front
         finally:
             made.shutdown()
+
+
+@dataclass(slots=True, kw_only=True)
+class Talkative:
+    """A server that answers a POST, and interrupts a PATCH before it has read its body: with a status, or with 100."""
+
+    url: str
+    interrupts_with: str = ""
+    connections: int = 0
+
+    @classmethod
+    @contextmanager
+    def running(cls, certificate: Path | None) -> Iterator[Talkative]:
+        """It runs until the block ends."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if certificate:
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                made.connections += 1
+                with suppress(OSError):
+                    made._serve(context.wrap_socket(self.request, server_side=True) if certificate else self.request)
+
+        class Listener(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+        with Listener(("127.0.0.1", 0), Handler) as listener:
+            made = cls(url=f"http{'s' if certificate else ''}://talk.test:{listener.server_address[1]}/v2/")
+            threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
+            try:
+                yield made
+            finally:
+                listener.shutdown()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as reader:
+            while line := reader.readline():
+                length = 0
+                while (header := reader.readline()).strip():
+                    name, _, value = header.decode("latin-1").partition(":")
+                    length = int(value) if name.lower() == "content-length" else length
+                if line.startswith(b"PATCH"):
+                    _say(client, self.interrupts_with)
+                    while length and (piece := reader.read(min(length, 1 << 16))):
+                        length -= len(piece)
+                    _say(client, "201 Created") if self.interrupts_with.startswith("100") and not length else None
+                else:
+                    _say(client, "202 Accepted")
+
+
+def _say(client: socket.socket, status: str) -> None:
+    length = "" if status.startswith("100") else "Content-Length: 0\r\n"
+    client.sendall(f"HTTP/1.1 {status}\r\n{length}\r\n".encode())

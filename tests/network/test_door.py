@@ -19,6 +19,7 @@ from composer.oci.layout import LayoutStore
 from composer.recipe import parse_recipe
 from composer.routing import of_network
 from composer.wheels import Shelf, Wheels, survey_wheels
+from tests.bench.process import family
 from tests.conftest import require
 from tests.network.certificates import Authority
 from tests.network.servers import server
@@ -175,9 +176,9 @@ def test_no_command_line_holds_its_login(tmp_path: Path, index: Path, authority:
 
     def watch() -> None:
         while not over.wait(0.002):
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in family(os.getpid())[1:]:
                 with suppress(OSError):
-                    lines.add(file.read_bytes())
+                    lines.add(Path(f"/proc/{process}/cmdline").read_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()

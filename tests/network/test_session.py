@@ -20,7 +20,7 @@ from composer.oci.names import parse_reference
 from composer.oci.trouble import Trouble, diagnose
 from composer.routing import Wanted, find_routes
 from tests.network.certificates import DAY, Authority
-from tests.network.servers import Seen, server
+from tests.network.servers import Seen, Talkative, server
 from tests.services.dns import name_server
 from tests.services.forward import Forward, forward_proxy
 from tests.services.registry import free_port
@@ -135,6 +135,55 @@ def test_addresses_that_do_not_answer_are_named(place: Place) -> None:
     port = place.seen.port
     assert f"TCP: 127.0.0.8:{port}: refused; 127.0.0.9:{port}: refused" in found.error.message
     assert get(place.url, Routes(hosts={NAME: ("127.0.0.8", "127.0.0.1")}, ca_bundle=place.authority.file)).ok
+
+
+# -- answers that come before all was sent ------------------------------------------------------------------------
+
+PIECES = 64
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def talkative(request: pytest.FixtureRequest, place: Place, tmp_path: Path) -> Iterator[tuple[Talkative, Routes]]:
+    """A server that speaks before it has heard all, and the routes there."""
+    certificate = place.authority.certificate("talk.test") if request.param == "TLS" else None
+    with Talkative.running(certificate) as made:
+        yield made, Routes(hosts={"talk.test": ("127.0.0.1",)}, ca_bundle=place.authority.file)
+
+
+def send_much(session: requests.Session, url: str) -> tuple[int, int]:
+    """Send 64 MiB after a short exchange: the status of the answer, and how many of them were sent."""
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(PIECES):
+            sent += 1
+            yield bytes(1 << 20)
+
+    assert session.post(url).status_code == 202
+    length = {"Content-Length": str(PIECES << 20)}
+    return session.patch(url, data=pieces(), headers=length).status_code, sent
+
+
+def test_a_refusal_is_heard_while_we_still_send(talkative: tuple[Talkative, Routes]) -> None:
+    server, routes = talkative
+    server.interrupts_with = "413 Too Much"
+    session = network.session(routes, stall=5)
+    status, sent = send_much(session, server.url)
+    assert status == 413
+    assert sent < PIECES / 2
+    assert send_much(session, server.url)[0] == 413, "what was not sent to its end must not be used again"
+    assert server.connections == 2
+
+
+def test_a_server_that_says_something_else_meanwhile_gets_it_all(talkative: tuple[Talkative, Routes]) -> None:
+    """100 is no answer, though nobody asked for it: that is found out once."""
+    server, routes = talkative
+    server.interrupts_with = "100 Continue"
+    session = network.session(routes, stall=1)
+    with pytest.raises(requests.Timeout):
+        send_much(session, server.url)
+    assert send_much(session, server.url) == (201, PIECES)
 
 
 # -- certificates that must not be taken --------------------------------------------------------------------------

@@ -225,9 +225,9 @@ def test_an_upload_that_was_cut_goes_on_or_begins_again(place: Place, method: st
     with Proxy(place.port, [*rules, *refusal]) as proxy:
         store = place.store(through=proxy)
         store.write(blob, lambda: iter([data]))
-        wasted = blob.size if method == "PUT" else 0  # the PATCH that is refused, which the proxy reads to its end
-        sent = proxy.bytes_to_upstream - wasted
-        assert sent == blob.size + (0 if place.ways.keeps else 2 * MIB)
+        wasted = proxy.bytes_to_upstream - blob.size - (0 if place.ways.keeps else 2 * MIB)
+        # How much of the PATCH that is refused was on its way when that was heard.
+        assert 0 <= wasted <= (blob.size if method == "PUT" else 0)
     assert b"".join(place.store().read(blob)) == data
 
 

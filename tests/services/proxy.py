@@ -183,6 +183,7 @@ class Proxy:
         self.bytes_to_client = 0
         self.bytes_to_upstream = 0
         self.connections = 0
+        self._passing = 0
         self._upstream = upstream_port
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -210,6 +211,14 @@ class Proxy:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def settled(self) -> int:
+        """The bytes that went to the registry, once nothing is on its way any more."""
+        sent = -1
+        while self._passing or sent != self.bytes_to_upstream:
+            sent = self.bytes_to_upstream
+            time.sleep(0.1)
+        return sent
 
     def count(self, method: str, path: str) -> int:
         """How many requests there were of this kind; `path` is searched as a pattern."""
@@ -259,9 +268,16 @@ class Proxy:
         if not self._ticket_holds(path):
             rule = Answer(status=403)
         if isinstance(rule, Answer | Redirect):
-            body.drain()
-            return self._answer(client, rule, path)
-        return self._pass_on(client, upstream, rule, method, path, headers, body)
+            answered = self._answer(client, rule, path)
+            body.drain()  # as nginx does: whoever does not listen while he talks sends it all for nothing
+            return answered
+        with self._lock:
+            self._passing += 1
+        try:
+            return self._pass_on(client, upstream, rule, method, path, headers, body)
+        finally:
+            with self._lock:
+                self._passing -= 1
 
     def _ticket_holds(self, path: str) -> bool:
         """URLs that came from a `Redirect` of another proxy are good for some requests only."""
