@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from composer import with_docker, with_tensorrt
@@ -382,13 +383,13 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
     models = check_models(recipe, own, (*fetched, *([converted] if converted else [])), place.emit)
     texts = []
     with ExitStack() as stack:
-        cache = LayoutStore.ensure(place.cache) if recipe.packages.pip else None
+        cache = LayoutStore.ensure(place.cache) if recipe.packages.pip or look_up else None
         if cache:
             stack.callback(cache.close)
         for platform in recipe.platforms:
-            wheels = _wheels(recipe, platform, None, place, cache) if cache else Wheels()
+            wheels = _wheels(recipe, platform, None, place, cache) if recipe.packages.pip and cache else Wheels()
             pantry = Pantry.of(recipe, models.repositories, wheels.files)
-            originals = _look_up(recipe, platform, place, stack) if look_up else None
+            originals = _look_up(recipe, platform, _opener(cache, place, stack), place) if look_up and cache else None
             members = with_docker.write(recipe, platform, pantry, originals, place.emit)
             texts.append((members["Dockerfile"].data or b"").decode())
             if folder:
@@ -397,12 +398,7 @@ def write_dockerfile(recipe: Recipe, folder: Path | None, place: Workplace, *, l
     return texts
 
 
-def _look_up(recipe: Recipe, platform: Platform, place: Workplace, stack: ExitStack) -> Originals:
-    def opened(reference: Reference) -> Store:
-        store = open_source(reference, place.access)
-        stack.callback(store.close)
-        return store
-
+def _look_up(recipe: Recipe, platform: Platform, opened: Callable[[Reference], Store], place: Workplace) -> Originals:
     return with_docker.originals(recipe, resolve(recipe, platform, opened, place.emit), opened)
 
 
@@ -455,24 +451,36 @@ def _converted(
 def _workshop(outputs: Sequence[Reference], place: Workplace, stack: ExitStack) -> Workshop:
     cache = LayoutStore.ensure(place.cache)
     stack.callback(cache.close)
-
-    def opened(reference: Reference) -> Store:
-        store = open_source(reference, place.access)
-        stack.callback(store.close)
-        return store
-
-    def locked(reference: Reference) -> Store:
-        store = opened(reference)
-        return LockedStore(reference, cache, store, place.ledger) if reference.transport == "docker" else store
-
+    opened = partial(_opened, place=place, stack=stack)
     published = opened(place.knowledge) if place.knowledge else None
     # What an output holds already need not be made again, only named.
     places = [opened(output) for output in outputs if output.transport in ("docker", "oci")]
     elsewhere = tuple(places + ([published] if published else []))
     knowledge = Knowledge(cache, published=published, emit=place.emit)
     return Workshop(
-        cache=cache, knowledge=knowledge, elsewhere=elsewhere, open=locked, cut_all=place.cut_all, emit=place.emit
+        cache=cache,
+        knowledge=knowledge,
+        elsewhere=elsewhere,
+        open=_opener(cache, place, stack),
+        cut_all=place.cut_all,
+        emit=place.emit,
     )
+
+
+def _opened(reference: Reference, place: Workplace, stack: ExitStack) -> Store:
+    store = open_source(reference, place.access)
+    stack.callback(store.close)
+    return store
+
+
+def _opener(cache: LayoutStore, place: Workplace, stack: ExitStack) -> Callable[[Reference], Store]:
+    """How images are opened that a recipe names: what a lock knows is not looked up."""
+
+    def locked(reference: Reference) -> Store:
+        store = _opened(reference, place, stack)
+        return LockedStore(reference, cache, store, place.ledger) if reference.transport == "docker" else store
+
+    return locked
 
 
 def _root(built: Sequence[Built]) -> tuple[Descriptor, Store]:

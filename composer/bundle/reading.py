@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Final
 
@@ -24,11 +26,15 @@ _AGAIN: Final = "carry {} here again; the other parts may stay as they are"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """A part that is not as it should be: its name, what is wrong, and the items that have bytes in it."""
+    """A part that is not as it should be: its name, what is wrong, and the items that have bytes in it.
+
+    `called` is the file beside it that is this part by its bytes, and only has another name.
+    """
 
     part: str
     wrong: str
     items: tuple[str, ...]
+    called: Path | None = None
 
 
 class BundleStore(LayoutReader):
@@ -105,21 +111,22 @@ class BundleStore(LayoutReader):
         """What is wrong with a part, if anything is. All of it is read."""
         part = self.bundle.parts[number]
         if missing := self._missing(number):
-            other = self._elsewhere(part)
-            return replace(missing, wrong=f"{missing.wrong}; {other} has its bytes") if other else missing
+            called = self._elsewhere(part)
+            wrong = f"{missing.wrong}; {called.name} has its bytes" if called else missing.wrong
+            return replace(missing, wrong=wrong, called=called)
         found = digest_of(self._whole.path(number))
         if found == part.digest:
             return None
         other = next((one.name for one in self.bundle.parts if one.digest == found), None)
         return self._damage(number, f"it has the bytes of {other}" if other else "its bytes were changed")
 
-    def _elsewhere(self, part: Part) -> str | None:
+    def _elsewhere(self, part: Part) -> Path | None:
         """A file beside it that is a part by its bytes, but is called otherwise."""
         names = {one.name for one in self.bundle.parts}
         for file in sorted(self._whole.folder.iterdir()):
             other = file.name not in names and file.is_file() and file.stat().st_size == part.size
             if other and digest_of(file) == part.digest:
-                return file.name
+                return file
         return None
 
     def _missing(self, number: int) -> Damage | None:
@@ -144,7 +151,13 @@ def refused(damaged: list[Damage]) -> Corrupt:
     told = "; ".join(f"{one.part}: {one.wrong}" for one in damaged)
     items = ", ".join(dict.fromkeys(name for one in damaged for name in one.items))
     hit = f" (of {items})" if items else ""
-    return Corrupt(f"the bundle is damaged: {told}{hit}", hint=_AGAIN.format(names))
+    return Corrupt(f"the bundle is damaged: {told}{hit}", hint=_renamed(damaged) or _AGAIN.format(names))
+
+
+def _renamed(damaged: list[Damage]) -> str | None:
+    """The command that mends it where parts only have other names."""
+    moves = [["mv", str(one.called), str(one.called.with_name(one.part))] for one in damaged if one.called]
+    return " && ".join(map(shlex.join, moves)) if len(moves) == len(damaged) else None
 
 
 def _head(one: Blob | Member) -> bytes:

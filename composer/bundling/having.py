@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from composer.bundle.document import Found
+from composer.bundle.document import Found, document_of
 from composer.bundling.kinds import ATTACHED, BASE, COMPOSED, UPSTREAM
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.oci.copy import survey
@@ -94,6 +94,8 @@ def known_by(path: Path) -> Mapping[str, tuple[str, ...]]:
 
     Raises `NotFound`, and `Corrupt` for a file that is neither.
     """
+    if not path.exists() and not document_of(path).exists():
+        raise NotFound(f"there is no inventory and no bundle {path}", hint="tricompose bundle inventory PLACE -o FILE")
     document = _document(path)
     if isinstance(document, dict) and document.get("kind") == _KIND:
         try:

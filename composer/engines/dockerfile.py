@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,9 @@ from composer.oci.store import Store
 
 _GIVEN: Final = "tricompose/given"
 """What the engine calls images that it could not pull itself, and what it has built, until the build is over."""
+
+_TRIES: Final = 5
+"""How often an image is built whose makers are at it at once: all but the first come from the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +99,15 @@ def _give(image: Pinned, kitchen: Kitchen, given: list[str], jobs: int) -> str:
     name = f"{_GIVEN}:{_own_tag(digest)}"
     kitchen.emit(StageStarted(stage="give", detail=f"{image.reference} to the Docker Engine"))
     target = DaemonTarget(Reference(transport="docker-daemon", place=_GIVEN, tag=name.partition(":")[2]))
-    try:
-        given.append(name)
-        target.receive(
-            image.store, image.image.manifest.descriptor, name.partition(":")[2], emit=kitchen.emit, jobs=jobs
-        )
-    finally:
-        target.close()
+    given.append(name)
+    with closing(target):
+        for _ in range(_TRIES):
+            target.receive(
+                image.store, image.image.manifest.descriptor, name.partition(":")[2], emit=kitchen.emit, jobs=jobs
+            )
+            # Whoever takes away the last name of the same image just then may take the image with it.
+            if kitchen.engine.has(name):
+                break
     kitchen.emit(StageFinished(stage="give", detail=name))
     return name
 
@@ -122,10 +127,22 @@ def build(
     epoch: int | None,
 ) -> Built:
     """Build a folder on `base`, and read back the result, with `labels` besides its own."""
+    for _ in range(_TRIES):
+        image_id = _cook(members, kitchen, platform)
+        with suppress(_Gone):
+            return _read_back(image_id, base, kitchen, platform, labels, epoch=epoch)
+    raise BuildFailed(
+        f"other builds of the same image took it away {_TRIES} times before it could be read back",
+        hint="build one after the other",
+    )
+
+
+def _cook(members: Mapping[str, Member], kitchen: Kitchen, platform: Platform) -> str:
+    """The ID of the image that the engine makes of a folder."""
     with temporary_folder(kitchen.scratch, "build-", mode=0o700) as path:
         with room(kitchen.scratch):
             fill(path, members, link=True)
-        image_id = build_image(
+        return build_image(
             kitchen.engine,
             path,
             platform=platform,
@@ -139,7 +156,6 @@ def build(
             credentials=kitchen.credentials,
             emit=kitchen.emit,
         )
-    return _read_back(image_id, base, kitchen, platform, labels, epoch=epoch)
 
 
 def _read_back(
@@ -156,21 +172,34 @@ def _read_back(
     return Built(image=image, store=Stack(held, kitchen.cache, base.store))
 
 
+class _Gone(Exception):
+    """Another build made the same image, and took it away with its own name before it had one of ours."""
+
+
 @contextmanager
 def _kept(engine: Engine, image_id: str) -> Iterator[None]:
     """Have a name for what was built as long as this lasts; then it goes, unless somebody else has named it too.
 
     What the classic builder has made stays: its images, each with a parent, are all the cache that it has.
     """
-    if engine.inspect(image_id).get("Parent"):
-        yield
-        return
-    tag = _own_tag(image_id)
+    name = _take(engine, image_id)
     try:
-        engine.tag(image_id, _GIVEN, tag)
         yield
     finally:
-        engine.forget(f"{_GIVEN}:{tag}")
+        if name:
+            engine.forget(name)
+
+
+def _take(engine: Engine, image_id: str) -> str | None:
+    """Name an image that would not stay without. Raises `_Gone`."""
+    tag = _own_tag(image_id)
+    try:
+        if engine.inspect(image_id).get("Parent"):
+            return None
+        engine.tag(image_id, _GIVEN, tag)
+    except NotFound as error:
+        raise _Gone from error
+    return f"{_GIVEN}:{tag}"
 
 
 def _adopt(

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -50,6 +51,10 @@ _SPOOL: Final = "docker-save-"
 _ASKED: Final = re.compile(rf"/v2/{_REPOSITORY}/(manifests|blobs)/(sha256:[0-9a-f]{{64}})")
 _ATTEMPTS: Final = 2
 """How often a blob may come corrupt before the pull is given up; the engine itself asks again."""
+
+_TURNS: Final = 5
+_TURN: Final = 0.2
+"""Seconds after which a name is taken away once more that the engine was at fault with."""
 
 
 class Engine:
@@ -128,9 +133,28 @@ class Engine:
             self._client.api.tag(image, repository, tag)
 
     def forget(self, name: str) -> None:
-        """Remove a name if it is there, and the image too if that was its last."""
-        with suppress(NotFound), self._errors():
-            self._client.api.remove_image(name, noprune=True)
+        """Remove a name if it is there, and the image too if that was its last.
+
+        Of two who take away the last names of an image at once, the engine tells one that it does not know the image.
+        """
+        for turn in range(1, _TURNS + 1):
+            try:
+                with suppress(NotFound), self._errors():
+                    self._client.api.remove_image(name, noprune=True)
+                return
+            except BuildFailed:
+                if turn == _TURNS and self.has(name):
+                    raise
+                time.sleep(_TURN)
+
+    def has(self, name: str) -> bool:
+        """Whether the engine has an image by that name or ID."""
+        try:
+            with self._errors():
+                self._client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+        except NotFound:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of connections."""

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from composer.oci.building import build, pull_image
 from composer.oci.daemon import Engine
 from composer.oci.image import Platform
 from tests.docker.test_daemon import forwarded
-from tests.images import AMD64
+from tests.images import AMD64, layer_tar
 from tests.services.dockerd import Dockerd, running_dockerd
 from tests.services.registry import login, running_registry
 
@@ -229,6 +230,18 @@ def test_an_engine_without_buildkit_builds_too(
         assert "hello" in printed(events)
         engine.forget("base:1")
         engine.forget("base:1")
+
+
+def test_last_names_that_are_taken_away_at_once(engine: Engine, dockerd: Dockerd) -> None:
+    """The engine tells one of two that it does not know the image, as the other has removed it meanwhile."""
+    for turn in range(15):
+        image = dockerd.docker("import", "-", stdin=layer_tar({"file": bytes([turn])})).strip()
+        names = [f"named:{number}" for number in range(3)]
+        for name in names:
+            dockerd.docker("tag", image, name)
+        with ThreadPoolExecutor(3) as crew:
+            list(crew.map(engine.forget, names))
+        assert image not in images(engine)
 
 
 @BOTH

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from composer import cli, command
+from composer.engines import dockerfile
 from tests.command import COMMAND, environment, tricompose
 from tests.docker.test_network import Site, site_of, texts
 from tests.parity.image import Raw, unpack, write_layout
@@ -589,6 +591,25 @@ def test_builds_of_one_recipe_at_once_do_not_take_away_each_others_images(bench:
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(said)
+
+
+def test_an_image_that_another_build_took_away_is_built_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = bench.recipe("engine: dockerfile\nbackends: [python]\n")
+    built: list[str] = []
+    cook = dockerfile._cook
+
+    def robbed(*given: Any) -> str:
+        built.append(cook(*given))
+        if len(built) == 1:
+            bench.site.engine.docker("rmi", built[0])
+        return built[-1]
+
+    for name, value in bench.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(bench.path)
+    monkeypatch.setattr(dockerfile, "_cook", robbed)
+    assert command.run(cli.tricompose, bench.arguments(recipe, "-o", "oci:out:1")) == 0
+    assert len(built) == 2
 
 
 # -- outputs, and the cache ---------------------------------------------------------------------------------------

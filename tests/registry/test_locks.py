@@ -95,6 +95,18 @@ def test_a_tag_that_moves_is_what_it_was(place: Place, registry: Registry, repos
     assert built(place) != first
 
 
+def test_a_dockerfile_is_pinned_by_the_lock(place: Place, registry: Registry, repository: str) -> None:
+    write(place, "triton: '24.10'\nbackends: [python]")
+    assert run(place, "lock", "recipe.yaml").returncode == 0
+    meant = [pin["digest"] for pin in json.loads((place.path / "recipe.lock.json").read_text())["images"].values()]
+    put_upstream(place, registry, repository)
+    done = run(place, "plan", "recipe.yaml", "--dockerfile", "folder", "--pin")
+    assert done.returncode == 0, done.stderr
+    text = (place.path / "folder/Dockerfile").read_text()
+    assert len(meant) == 2
+    assert all(f"@{digest}" in text for digest in meant), text
+
+
 def test_what_is_in_the_cache_is_asked_of_nobody(place: Place, proxy: Proxy) -> None:
     """All blobs of the upstream here by digest, and a lock: another set of backends is composed with no registry."""
     write(place, "backends: [python]")

@@ -21,7 +21,7 @@ from composer.bundle.artifacts import FileStore, Piece, files_of, folders_of, la
 from composer.bundle.checking import check_parts
 from composer.bundle.document import Found, Item, document_of, is_part, parse
 from composer.bundle.draft import Draft, Loose, Thing, draft
-from composer.bundle.reading import BundleStore, Damage
+from composer.bundle.reading import BundleStore, Damage, refused
 from composer.bundle.signing import Trust, require_signature, sign
 from composer.bundle.slices import Slices, cut
 from composer.bundle.writing import Supply, write
@@ -388,6 +388,16 @@ def test_verify_names_exactly_the_bad_part(shop: Shop, harm: Callable[[Path, Pat
             assert told[0].wrong == f"it has the bytes of {other.name}"
         path.write_bytes(good)
         assert damaged(found) == (), "replacing that part alone heals the bundle"
+
+
+def test_parts_that_only_have_other_names_are_named_back(shop: Shop) -> None:
+    found = shop.write()
+    names = [part.name for part in found.bundle.parts]
+    for name in names:
+        (found.folder / name).rename(found.folder / f"{name} (1)")
+    hint = refused(list(damaged(found))).hint or ""
+    subprocess.run(hint, shell=True, check=True)
+    assert damaged(found) == ()
 
 
 def items_in(found: Found, number: int) -> tuple[str, ...]:
