@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from composer.disk import free_bytes, room
 from composer.errors import NoRoom
 from composer.oci.journal import FOLDER as JOURNAL
-from composer.oci.layout import INDEX, MARKER, LayoutStore, free_bytes, room
+from composer.oci.layout import INDEX, MARKER, LayoutStore
 
 IMAGE_TAG: Final = "image-"
 """What the tags of images begin with that were built and have nowhere else to be."""

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from composer.disk import room
 from composer.dockerfile import FOLDER, SCRIPTS, Dockerfile, render
 from composer.errors import Unplannable
 from composer.files import LocalFile
 from composer.models.repository import ModelRepository
 from composer.network.addresses import is_address
 from composer.network.names import THIS_MACHINE
-from composer.oci.layout import room
 from composer.recipe import Network
 from composer.rendering import template_text
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from composer.disk import room, write_whole
 from composer.errors import Problem, RecipeError, Unplannable
-from composer.oci.layout import room, write_whole
 
 SUFFIX: Final = ".lock.json"
 

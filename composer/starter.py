@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from composer.disk import room
 from composer.errors import NotFound, Unplannable
 from composer.models.needs import SharedMemory, needs_of, upstream_packages
 from composer.models.repository import Model, read_repository
-from composer.oci.layout import room
 from composer.releases import RELEASES
 from composer.rendering import render
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from composer.disk import require_writable
 from composer.engines import dockerfile as engine
 from composer.engines import trtexec
 from composer.engines.dockerfile import Kitchen
@@ -21,7 +22,6 @@ from composer.models.tensorrt import decide, expected_version, image_of, same_ve
 from composer.models.tensorrt_config import config_text, interface_of
 from composer.models.tensorrt_source import survey_original
 from composer.oci.image import Platform
-from composer.oci.layout import require_writable
 from composer.oci.names import Reference
 from composer.oci.store import Store
 from composer.recipe import Recipe

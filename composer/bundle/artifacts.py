@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from composer.disk import begin_file, begun, room, sweep, write_all
 from composer.errors import Corrupt, NoRoom, NotFound
 from composer.oci.copy import Contents
 from composer.oci.image import EMPTY_JSON, OCI_EMPTY, OCI_MANIFEST, Descriptor, Manifest, make_manifest
-from composer.oci.layout import begin_file, begun, room, sweep, write_all
 from composer.oci.store import CHUNK, Store, verified
 
 TITLE: Final = "org.opencontainers.image.title"

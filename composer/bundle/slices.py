@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from composer.bundle.document import Part
+from composer.disk import room, write_all
 from composer.errors import Corrupt, NoRoom
-from composer.oci.layout import room, write_all
 from composer.oci.store import CHUNK
 
 _DIGITS: Final = 3

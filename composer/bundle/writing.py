@@ -20,12 +20,12 @@ from composer.bundle.artifacts import FileStore
 from composer.bundle.document import SIGNED, SUFFIX, Bundle, Part
 from composer.bundle.draft import Draft, Entry, Loose, Thing
 from composer.bundle.slices import Slices, cut
+from composer.disk import require_room, require_writable, room
 from composer.errors import NotFound, Unplannable, Unreachable
 from composer.events import Emit
 from composer.interruptions import shielded
 from composer.oci.copy import Contents, deliver
 from composer.oci.image import Descriptor
-from composer.oci.layout import require_room, require_writable, room
 from composer.oci.store import Store
 
 _LOCK: Final = "lock"

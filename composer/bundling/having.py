@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from composer.bundle.document import Found, document_of
 from composer.bundling.kinds import ATTACHED, BASE, COMPOSED, UPSTREAM
+from composer.disk import write_whole
 from composer.errors import Corrupt, NotFound, Unplannable
 from composer.oci.copy import survey
 from composer.oci.image import Descriptor
-from composer.oci.layout import LayoutStore, write_whole
+from composer.oci.layout import LayoutStore
 from composer.oci.names import Reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Store

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from composer.checks.report import Report
+from composer.disk import room
 from composer.oci.image import sha256
-from composer.oci.layout import room
 from composer.reports import Target
 from composer.reports import write as write_report
 

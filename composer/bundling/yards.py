@@ -20,13 +20,14 @@ from composer.bundle.reading import BundleStore
 from composer.bundling import kinds
 from composer.bundling.having import NAMED
 from composer.cache import IMAGE_TAG
+from composer.disk import require_room, room
 from composer.errors import Corrupt, Denied, NotFound, Unplannable
 from composer.events import Warned
 from composer.mirroring import Destination, Wanted
 from composer.network.routes import Routes
 from composer.oci.copy import Contents, Stack, deliver, survey
 from composer.oci.image import Descriptor, Manifest
-from composer.oci.layout import LayoutStore, blob_path, require_room, room
+from composer.oci.layout import LayoutStore, blob_path
 from composer.oci.names import Reference, is_host, parse_reference
 from composer.oci.registry import RegistryStore
 from composer.oci.store import Sink, Store

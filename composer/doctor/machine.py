@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from composer import words
+from composer.disk import free_bytes
 from composer.doctor.finding import Finding, Level
 from composer.doctor.rules import Rules
 from composer.doctor.subject import Subject
 from composer.lock import images_of
-from composer.oci.layout import free_bytes
 from composer.runners.rootfs import RootfsRunner
 
 _SHM: Final = Path("/dev/shm")  # noqa: S108 - it is looked at

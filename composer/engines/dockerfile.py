@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from composer.config import created, make_config, upstream_history
+from composer.disk import room, temporary_folder
 from composer.engines.direct import Built
 from composer.errors import BuildFailed, Denied, NotFound, Unreachable
 from composer.events import Emit, Logged, StageFinished, StageStarted
@@ -37,7 +38,7 @@ from composer.oci.image import (
     make_manifest,
     parse_image,
 )
-from composer.oci.layout import LayoutStore, room, temporary_folder
+from composer.oci.layout import LayoutStore
 from composer.oci.names import Reference
 from composer.oci.store import Store
 

@@ -30,6 +30,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
 from composer.containers import temporary_container
+from composer.disk import room, temporary_folder, write_all
 from composer.engines.trtexec_words import explain
 from composer.errors import BuildFailed, Corrupt, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Emit, Logged, StageFinished, StageStarted, Transferred
@@ -37,7 +38,6 @@ from composer.models.opening import Unreadable
 from composer.models.tensorrt import PLAN, RECORD, TIMING, Gpu, Job, Record, decide, read_record, same_version, suits
 from composer.models.tensorrt_plan import read_plan
 from composer.models.tensorrt_source import WORKPLACE, Brought, Extras, Original
-from composer.oci.layout import room, temporary_folder, write_all
 from composer.oci.steps import Lines
 from composer.oci.store import CHUNK
 from composer.recipe import Recipe

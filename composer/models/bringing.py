@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from composer.disk import room
 from composer.errors import NotFound, Problem, RecipeError, Unplannable
 from composer.events import Logged, StageFinished, StageStarted
 from composer.lockfile import ModelPin
@@ -21,7 +22,6 @@ from composer.models.opening import Unreadable, look_into
 from composer.models.repository import CONFIG, USUAL, Entry, Model, ModelRepository, read_repository
 from composer.models.sources import ELSEWHERE, Fetched, FetchedFile, Shelf, Way, fetch, scheme_of
 from composer.models.sources.way import shown
-from composer.oci.layout import room
 from composer.recipe import ModelSource, Recipe
 
 _ARCHIVES: Final = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".mar", ".nemo")

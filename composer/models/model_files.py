@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from composer.disk import room
 from composer.errors import NotFound, Unplannable
 from composer.models.autoconfig import written
 from composer.models.onnx import OnnxModel, read_onnx
@@ -14,7 +15,6 @@ from composer.models.opening import Unreadable
 from composer.models.repository import CONFIG, ModelRepository, read_repository
 from composer.models.tensorrt_plan import TensorRtPlan, read_plan
 from composer.models.torchscript import TorchFile, read_torch
-from composer.oci.layout import room
 
 ModelFile = OnnxModel | TorchFile | TensorRtPlan
 

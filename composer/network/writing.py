@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from composer.disk import write_whole
 from composer.errors import Unplannable
 from composer.network.routes import Routes
 from composer.network.rules import DEFAULT, HOST, HOSTS
-from composer.oci.layout import write_whole
 from composer.oci.names import DOCKER_HUB, asked_at
 
 MARK: Final = "# Written by tricompose mirror"

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from composer.disk import begin_file, require_room, require_writable, room, sweep, write_all
 from composer.errors import Corrupt, NoRoom, NotFound, Unplannable
 from composer.events import Emit
 from composer.oci import partials
@@ -43,21 +44,7 @@ from composer.oci.image import (
     make_manifest,
     parse_manifest,
 )
-from composer.oci.layout import (
-    INDEX,
-    LAYOUT_VERSION,
-    MARKER,
-    REF_NAME,
-    LayoutReader,
-    begin_file,
-    blob_path,
-    listed,
-    require_room,
-    require_writable,
-    room,
-    sweep,
-    write_all,
-)
+from composer.oci.layout import INDEX, LAYOUT_VERSION, MARKER, REF_NAME, LayoutReader, blob_path, listed
 from composer.oci.names import is_docker_name
 from composer.oci.store import CHUNK, Content, Store, from_place, origin_of, require_whole
 

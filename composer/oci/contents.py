@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final
 
-from composer.oci.layout import room
+from composer.disk import room
 from composer.oci.tar import FILE, Entry, read_tar
 
 IN_MEMORY: Final = 8 << 20

@@ -32,13 +32,14 @@ import requests
 from docker.errors import APIError, DockerException
 from urllib3.exceptions import HTTPError
 
+from composer.disk import begin_file, room, sweep, write_all
 from composer.errors import BuildFailed, Corrupt, Denied, NoRoom, NotFound, TricomposeError, Unreachable
 from composer.events import Emit, Logged, Transferred
 from composer.oci.archive import open_docker_archive, plan_archive, stream_archive
 from composer.oci.copy import Contents, Held, Stack, choose, moved, survey, told
 from composer.oci.credentials import HUB_KEY, Credential
 from composer.oci.image import INDEXES, Descriptor, Platform
-from composer.oci.layout import LayoutReader, begin_file, room, sweep, write_all
+from composer.oci.layout import LayoutReader
 from composer.oci.names import DOCKER_HUB, Reference, is_host, within
 from composer.oci.steps import explain
 from composer.oci.store import CHUNK, Store

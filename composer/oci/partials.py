@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from composer.disk import write_all
 from composer.errors import Corrupt
 from composer.oci.image import Descriptor
 from composer.oci.store import CHUNK, Seekable, Store, givers, read_on, verified
@@ -62,9 +63,7 @@ class Partial:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes. Raises `OSError`."""
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        write_all(self._file, data)
         self.size += len(data)
 
     def restart(self) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from composer.checks.report import Report
+from composer.disk import room
 from composer.errors import NotFound
-from composer.oci.layout import room
 from composer.reports.document import json_text, report_schema
 from composer.reports.junit import junit_text
 from composer.reports.markdown import markdown_text

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from composer.disk import room
 from composer.events import Emit, StageFinished, StageStarted, Warned
 from composer.files import LocalFile
 from composer.inventory import Inventory
 from composer.lockfile import Ledger
 from composer.network.routes import Routes
 from composer.oci.image import Platform
-from composer.oci.layout import LayoutStore, room
+from composer.oci.layout import LayoutStore
 from composer.recipe import Recipe
 from composer.wheels.requirements import Requirements, Wanted, read_requirements
 from composer.wheels.sources import Sources, find_sources

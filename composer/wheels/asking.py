@@ -18,9 +18,9 @@ from typing import Final
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from composer.disk import room
 from composer.errors import NotFound, Unreachable
 from composer.network.door import Door, needed
-from composer.oci.layout import room
 from composer.wheels.requirements import Requirements
 from composer.wheels.sources import PYPI, Sources
 from composer.wheels.target import Target

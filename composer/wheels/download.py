@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
+from composer.disk import room
 from composer.errors import Corrupt, Denied, NotFound, Unreachable
 from composer.events import Emit, Logged, Transferred, Warned
-from composer.oci.layout import room
 from composer.oci.patience import Interrupted, Patience
 from composer.oci.store import CHUNK
 from composer.oci.trouble import diagnose

@@ -29,9 +29,9 @@ from packaging.pylock import PackageArchive, PackageWheel, Pylock, PylockSelectE
 from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from composer.disk import room
 from composer.errors import Problem, RecipeError
 from composer.lockfile import Ledger, WheelPin
-from composer.oci.layout import room
 from composer.recipe import Recipe
 from composer.wheels.asking import Question, Unanswered, ask
 from composer.wheels.failing import failure

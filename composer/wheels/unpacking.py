@@ -23,9 +23,9 @@ from installer.destinations import SchemeDictionaryDestination
 from installer.exceptions import InstallerError
 from installer.sources import WheelFile
 
+from composer.disk import room
 from composer.errors import Corrupt
 from composer.files import LocalFile
-from composer.oci.layout import room
 from composer.wheels.target import Target
 
 INTERPRETER: Final = "/usr/bin/python3"

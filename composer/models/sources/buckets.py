@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from composer.disk import room
 from composer.errors import Denied, NotFound, TricomposeError, Unplannable, Unreachable
 from composer.events import Logged
 from composer.models.sources.remote import Listing, Remote, Stream
@@ -21,7 +22,6 @@ from composer.models.sources.way import Way
 from composer.network import CONNECT, STALL
 from composer.network.door import Door, needed
 from composer.network.trust import Trust
-from composer.oci.layout import room
 from composer.oci.patience import Interrupted, Patience
 
 _BLOCK: Final = 8 << 20

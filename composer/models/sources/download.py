@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from composer.disk import require_room
 from composer.errors import Corrupt
 from composer.events import Emit, Logged, Transferred
 from composer.models.sources.remote import Remote, Stream
 from composer.models.sources.shelf import FetchedFile, Partial, Shelf
 from composer.models.sources.way import Way
-from composer.oci.layout import require_room
 from composer.oci.patience import Interrupted, Patience
 
 _TOLD: Final = 4 << 20

@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from composer.disk import room
 from composer.errors import Corrupt, NotFound
 from composer.models.repository import MOST_LINKED
 from composer.models.sources.remote import Listing, Remote, Stream, Unfold
 from composer.models.sources.way import Way
 from composer.oci.image import Descriptor, Image, Index, Manifest, parse_image, parse_manifest
-from composer.oci.layout import room
 from composer.oci.names import Reference, parse_reference
 from composer.oci.store import Seekable, Store
 from composer.oci.transports import open_source

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from composer.oci.layout import room, sweep, temporary_folder
+from composer.disk import room, sweep, temporary_folder
 
 _READ: Final = 1 << 20
 
