@@ -22,6 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from composer.bundle.draft import Thing, draft
+from composer.bundle.writing import Supply, write
+from composer.bundling import kinds
+from composer.events import ignore
+from composer.oci.copy import survey
 from composer.oci.image import (
     OCI_CONFIG,
     OCI_LAYER,
@@ -278,6 +283,51 @@ def _killed_at(place: Place, size: int, folder: Path) -> int:
     return moved - sum(LAYERS)
 
 
+# -- bundles ------------------------------------------------------------------------------------------------------
+
+
+def verified(place: Place, rounds: int) -> list[str]:
+    """A bundle in parts is verified, in turns with `sha256sum` of all parts at once."""
+    folder = _bundled(place.folder / "bundled")
+    parts = sorted(folder.glob("b.tar.*"))
+    size = sum(part.stat().st_size for part in parts)
+    took, ratios = [], []
+    for _ in range(rounds):
+        status, wall = _run(Command(name="verify", argv=(COMMAND, "bundle", "verify", str(folder / "b"))))
+        assert status == 0, f"bundle verify ended with {status}"
+        took.append(wall)
+        ratios.append(wall / _summed(parts))
+    shutil.rmtree(folder.parent)
+    rate = size / statistics.median(took) / 1e9
+    held = "" if rate >= 1 else " **(not held)**"
+    return [
+        f"`bundle verify` of {size / 1e9:.2f} GB in {len(parts)} parts, which are in the page cache: {rate:.2f} GB/s of"
+        f" wall time in the median of {rounds}, of 1 GB/s that is asked for{held};"
+        f" {statistics.median(ratios):.2f} of the time that `sha256sum` takes, one for each part, all at once.",
+    ]
+
+
+def _bundled(folder: Path) -> Path:
+    layout = LayoutStore.ensure(folder / "layout")
+    write_image(layout, "1", LAYERS, salts=(1, 1, 1, 1, 1))
+    contents = survey(layout, layout.resolve("1"))
+    thing = Thing(name="i/image:1", kind=kinds.COMPOSED, contents=contents, source=layout)
+    made = draft([thing], [], {}, tool="bench")
+    write(
+        made, Supply([thing], []), folder / "out", "b", part_size=700 * MIB, finish=lambda _: None, emit=ignore, jobs=2
+    )
+    shutil.rmtree(layout.path)
+    return folder / "out"
+
+
+def _summed(parts: Sequence[Path]) -> float:
+    """The seconds that coreutils need for the checksums of all parts."""
+    began = time.monotonic()
+    for process in [subprocess.Popen(["sha256sum", str(part)], stdout=subprocess.DEVNULL) for part in parts]:
+        assert process.wait() == 0
+    return time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -289,6 +339,7 @@ def main() -> None:
             ("## Between two registries", clean(place, arguments.rounds)),
             (f"## Bad lines: one layer of {LAYERS[1] // MIB} MiB, from registry to registry", bad_lines(place)),
             ("## Killed", killed(place, arguments.kills)),
+            ("## Bundles", verified(place, arguments.rounds)),
         ]
     version = subprocess.run(["skopeo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     lines = [

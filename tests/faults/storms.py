@@ -101,11 +101,13 @@ def weight(image: Picture) -> int:
 
 
 OLD: Final = "old"
+USUAL: Final = "usual"
+LARGE: Final = "large"
 _SLICES: Final = (5 * MIB,) * 4 + (3 * MIB,) * 3 + (1_500_000,) * 4 + (600_000,) * 4
 LAYERS: Final[Mapping[str, Sequence[int]]] = {
     OLD: (1000, 2000),
-    "usual": (*_SLICES, 200_000, 100_000, 50_000, 20_000, 10_000, 5000, 2000, 1000, 500),
-    "large": (32 * MIB, MIB, 1000),
+    USUAL: (*_SLICES, 200_000, 100_000, 50_000, 20_000, 10_000, 5000, 2000, 1000, 500),
+    LARGE: (32 * MIB, MIB, 1000),
 }
 """Images by their tags in the source: how large their layers are.
 
@@ -405,6 +407,7 @@ class Passed:
 
     number: int
     flow: str
+    image: str
     target: str
     faults: Sequence[str]
     status: int
@@ -430,7 +433,7 @@ def drawn(number: int, images: Mapping[str, Picture]) -> Storm:
     """The same for the same number, every time."""
     draw = random.Random(f"{SEED}-{number}")
     flow = list(FLOWS)[number % len(FLOWS)]
-    chosen = draw.choices(("usual", "large"), (7, 1))[0]
+    chosen = draw.choices((USUAL, LARGE), (7, 1))[0]
     image = images[chosen]
     killed = draw.random() < 0.15
     count = draw.choice((0, 1)) if killed else draw.choice((1, 1, 1, 2, 2, 3))
@@ -534,6 +537,7 @@ def weather(storm: Storm, sea: Sea, folder: Path) -> Passed:
     return Passed(
         number=storm.number,
         flow=storm.flow,
+        image=storm.image,
         target=storm.target,
         faults=storm.faults,
         status=status,
@@ -695,6 +699,10 @@ def report(passed: Sequence[Passed], seconds: float) -> str:
         count=len(passed),
         minutes=round(seconds / 60),
         cores=os.cpu_count(),
+        usual=sum(LAYERS[USUAL]) / 1e6,
+        layers=len(LAYERS[USUAL]),
+        largest=max(LAYERS[USUAL]) / 1e6,
+        large=sum(LAYERS[LARGE]) / 1e6,
         flows="\n".join(_flow_row(flow, [one for one in passed if one.flow == flow]) for flow in FLOWS),
         faults="\n".join(_fault_rows(passed)),
         bytes="\n".join(_byte_rows(passed)),
@@ -706,8 +714,10 @@ _TEXT = """\
 # Storms
 
 Written by `make storm`: {count} transfers over a network where everything goes wrong, drawn by a seed, in {minutes}
-minutes on a machine with {cores} cores. Each moves an image of 10 or 34 MB through a loopback proxy that does what the
-table of faults says, one to three of them at once, one in seven killed by SIGKILL at a random byte. Time is short: a
+minutes on a machine with {cores} cores. Each moves an image through a loopback proxy that does what the table of faults
+says, one to three of them at once, one in seven killed by SIGKILL at a random byte. Seven of eight images have the
+shape of a Triton with some backends: {usual:.0f} MB in {layers} layers, the largest of {largest:.1f} MB, as 8 GB in
+layers of 1 GiB would be. The eighth is the worst there is: {large:.0f} MB, nearly all of it one layer. Time is short: a
 connection stalls after 1.5 s, patience ends after 5 s; people have 30 and 120. Only the answer to the PUT that closes
 an upload is waited for as long as people wait for it.
 
@@ -753,7 +763,9 @@ def _byte_rows(passed: Sequence[Passed]) -> Iterator[str]:
         kinds[one.apart or "where less is possible"].append(one)
     for reason, some in sorted(kinds.items(), key=lambda item: item[0] != "where less is possible"):
         yield _byte_row(reason, some)
-    yield _byte_row("all", passed)
+    for name, what in ((USUAL, "the images of many layers"), (LARGE, "those of one")):
+        yield _byte_row(what, [one for one in passed if one.image == name])
+    yield _byte_row(f"all, of {100 * ALLOWED:.0f} % that are allowed", passed)
 
 
 def share(some: Sequence[Passed]) -> float:

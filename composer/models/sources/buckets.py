@@ -187,13 +187,18 @@ def _s3(module: Any, way: Way, proxy: str | None, anonymous: bool) -> Any:  # no
 def _gs(module: Any, way: Way, proxy: str | None, anonymous: bool) -> Any:  # noqa: ANN401
     # `gcsfs.core`, not `gcsfs`: what that exports asks each bucket for its layout over gRPC first, past our proxies.
     endpoint = way.setting("STORAGE_EMULATOR_HOST")
-    return module.GCSFileSystem(
+    return _impatient(module.GCSFileSystem)(
         token="anon" if anonymous or endpoint else None,
         session_kwargs={"proxy": proxy, **_connector(way, endpoint)},
         requests_timeout=STALL,
         skip_instance_cache=True,
         use_listings_cache=False,
     )
+
+
+def _impatient(kind: Any) -> Any:  # noqa: ANN401
+    """A file system that tries once: gcsfs tries six times for half a minute, whatever patience we have ourselves."""
+    return type(kind.__name__, (kind,), {"_request": getattr(kind._request, "__wrapped__", kind._request)})
 
 
 def _connector(way: Way, endpoint: str | None) -> Mapping[str, Any]:
