@@ -147,7 +147,8 @@ class _Networked(BaseModel):
 
 def load_network(path: Path, *, environ: Mapping[str, str]) -> Network:
     """The `network:` of a recipe, or of a file that has nothing else. Raises `RecipeError`, `NotFound`."""
-    document = read_yaml(_text(path), environ=environ)
+    text = _text(path)
+    document = read_yaml(text if text.strip() else "{}", environ=environ)
     others = set(document.data) - {"network"} if isinstance(document.data, Mapping) else set()
     faults = [fault for fault in document.faults if not fault.path or fault.path[0] not in others]
     found: Network | None = None

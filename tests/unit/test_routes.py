@@ -183,6 +183,7 @@ def test_a_network_file_holds_for_docker_builds_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("", "says nothing of a network"),
         ("backends: [python]\n", "says nothing of a network"),
         ("network: {hosts: {a: b}}\n", '"b" is not an address'),
         ("network: {host: {a: 10.0.0.1}}\n", "host"),
