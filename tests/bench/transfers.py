@@ -199,13 +199,13 @@ def faults(layer: str) -> list[Fault]:
 
     return [
         Fault(name="none", rules=[], seconds=10, share=1.02),
-        Fault(name="cut every 60 MiB", rules=[cut(60 * MIB)], seconds=15, share=1.02),
+        Fault(name="cut every 60 MiB", rules=[cut(60 * MIB)], seconds=6, share=1.02),
         Fault(name="cut every 600 kB, 40 times", rules=[cut(600_000, 40)], seconds=30, share=1.02),
         Fault(name="cut once at 250 MiB", rules=[cut(250 * MIB, 1)], seconds=10, share=1.02),
         Fault(name="cut at 250 MiB, no ranges", rules=[cut(250 * MIB, 1), IgnoreRange()], seconds=15, share=1.6),
-        Fault(name="3 x 429, wait 2 s", rules=[refused(429, 3, 2)], seconds=16, share=1.02),
-        Fault(name="12 x 429, wait 1 s", rules=[refused(429, 12, 1)], seconds=24, share=1.02),
-        Fault(name="silence after 100 MiB", rules=[Stall(path=layer, at=100 * MIB, times=1)], seconds=50, share=1.02),
+        Fault(name="3 x 429, wait 2 s", rules=[refused(429, 3, 2)], seconds=8, share=1.02),
+        Fault(name="12 x 429, wait 1 s", rules=[refused(429, 12, 1)], seconds=16, share=1.02),
+        Fault(name="silence after 100 MiB", rules=[Stall(path=layer, at=100 * MIB, times=1)], seconds=40, share=1.02),
         Fault(name="2 x 503", rules=[refused(503, 2)], seconds=10, share=1.02),
         Fault(name="a flipped byte", rules=[Flip(path=layer, at=50 * MIB, times=1)], seconds=20, share=2.02),
     ]

@@ -20,7 +20,7 @@ from composer.oci.store import verified
 from tests.conftest import require
 from tests.images import Picture, picture, put
 from tests.services.keeping import Keeping
-from tests.services.proxy import Answer, Cut, CutUpload, Flip, IgnoreRange, Lose, Proxy, Redirect, Rules, Stall
+from tests.services.proxy import Answer, Cut, CutUpload, Flip, IgnoreRange, Lose, Proxy, Redirect, Rules, Stall, Swap
 from tests.services.registry import Registry, running_registry, store_at
 
 pytestmark = pytest.mark.registry
@@ -78,6 +78,24 @@ def test_a_download_that_is_cut_goes_on(registry: Registry, rules: Sequence[Rule
         read_through(proxy)
         assert proxy.bytes_to_client <= share * SIZE
         assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("kind", ["shorter", "longer"])
+def test_an_answer_of_another_size_is_asked_for_again(registry: Registry, kind: str) -> None:
+    """It is not the blob, so it need not be read. Only one that stays shorter is, as the rest may follow."""
+    other = next(layer for layer in IMAGE.manifest.layers if layer.size > MIB)
+    wanted, given = (BLOB, other) if kind == "shorter" else (other, BLOB)
+    repository, instead = ("blob", "image") if kind == "shorter" else ("image", "blob")
+    swap = Swap(path=wanted.digest, instead=f"/v2/source/{instead}/blobs/{given.digest}", times=1)
+    with Proxy(registry.port, [swap]) as proxy:
+        store = store_at(f"{proxy.host}/source/{repository}")
+        assert sum(map(len, store.read(wanted))) == wanted.size
+        assert proxy.bytes_to_client < wanted.size + given.size
+        assert proxy.count("GET", wanted.digest) == 2
+        swap.times = float("inf")
+        with pytest.raises(Corrupt, match=f"{given.size}|{wanted.size}"):
+            list(store.read(wanted))
+        assert proxy.count("GET", wanted.digest) <= 5
 
 
 def test_a_server_that_ignores_ranges_is_named(registry: Registry) -> None:

@@ -283,6 +283,30 @@ def test_work_that_was_not_begun_is_not_begun_after_an_error() -> None:
     assert len(begun) < 50
 
 
+def test_what_is_nearly_done_may_end_after_an_error() -> None:
+    """What takes longer is told to stop: the error is not kept back for that."""
+    stop, done, begun = threading.Event(), list[str](), threading.Barrier(3)
+
+    def failing() -> None:
+        begun.wait()
+        raise ValueError("no")
+
+    def soon() -> None:
+        begun.wait()
+        time.sleep(0.5)
+        done.append("soon")
+
+    def long() -> None:
+        begun.wait()
+        done.append("stopped" if stop.wait(60) else "long")
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="no"):
+        run_all([failing, soon, long], jobs=3, stop=stop)
+    assert done == ["soon", "stopped"]
+    assert time.monotonic() - began < 10
+
+
 def test_indexes_within_indexes_have_an_end(source: Watched, sink: Watched) -> None:
     root = put(source.inner, picture(), None)
     for _ in range(7):
