@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import email.utils
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from composer.errors import Unreachable
+from composer.words import natural
 
 PATIENCE: Final = 120.0
 """Seconds for which something is tried again without any gain."""
@@ -96,3 +99,26 @@ class Patience:
             f"{cut.error.message}; given up after {waited:.0f} s without progress (--max-wait {limit:.0f})",
             hint=cut.error.hint or f"--max-wait {longer:.0f}   (or try again later: what is here stays)",
         )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that an answer asks to wait, by a number or a date in `Retry-After`.
+
+    A date counts from the server's own clock, as ours may differ.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if (seconds := natural(text)) is not None:
+        return float(seconds) or None
+    until = _date(text)
+    if until is None:
+        return None
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max((until - now).total_seconds(), 0.0) or None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = email.utils.parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

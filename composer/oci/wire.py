@@ -7,12 +7,10 @@ Messages never hold URLs with queries, headers or bodies of ours: those carry se
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import ipaddress
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -24,10 +22,9 @@ from composer.events import Emit, Logged
 from composer.oci.credentials import Credentials
 from composer.oci.gates import Gates
 from composer.oci.names import asked_at
-from composer.oci.patience import LEAST_RATE, Interrupted, Patience
+from composer.oci.patience import LEAST_RATE, Interrupted, Patience, retry_after
 from composer.oci.tokens import Keys, Scopes, spoken
 from composer.oci.trouble import diagnose
-from composer.words import natural
 
 Result = TypeVar("Result")
 Body = bytes | Iterable[bytes | memoryview]
@@ -275,7 +272,7 @@ class Wire:
 
     def _busy(self, response: requests.Response, place: str) -> Interrupted:
         discard(response)
-        after = _retry_after(response.headers)
+        after = retry_after(response.headers)
         asked = f" and asks to wait {after:.0f} s" if after else ""
         limited = response.status_code == 429
         error = Unreachable(
@@ -358,26 +355,6 @@ def _is_loopback(place: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from a number or from a date. A date counts from the server's own clock, as ours may differ."""
-    text = headers.get("Retry-After", "").strip()
-    if (seconds := natural(text)) is not None:
-        return float(seconds) or None
-    until = _date(text)
-    if until is None:
-        return None
-    now = _date(headers.get("Date", "")) or datetime.now(UTC)
-    return max((until - now).total_seconds(), 0.0) or None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        found = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def discard(response: requests.Response) -> None:

@@ -41,6 +41,7 @@ from composer.oci.image import Descriptor, canonical_json, make_manifest
 from composer.oci.layout import LayoutStore
 from composer.oci.transports import Access
 from tests.images import picture, put
+from tests.services.proxy import Answer, Proxy
 from tests.services.registry import free_port, make_certificate
 from tests.services.storage import (
     COMMIT,
@@ -135,6 +136,19 @@ def test_a_file_of_the_web_is_kept_by_its_digest_and_asked_for_once(kitchen: Kit
     again = kitchen.fetch(store.url + PATH, sha(MODEL))
     assert contents(again) == {"densenet.onnx": MODEL}
     assert len(store.asked) == asked, "what is here and asked for by digest is asked of nobody"
+
+
+@pytest.mark.parametrize("dated", [False, True], ids=["seconds", "date"])
+def test_a_server_that_asks_for_a_pause_gets_it(kitchen: Kitchen, store: Objects, dated: bool) -> None:
+    """By its own clock, which is an hour ahead where it says a date."""
+    with Proxy(int(store.url.rpartition(":")[2]), [Answer(path=PATH, status=429, retry_after=2, dated=dated)]) as proxy:
+        proxy.rules[0].times = 1
+        began = time.monotonic()
+        assert contents(kitchen.fetch(f"http://{proxy.host}{PATH}", patience=5.0)) == {"densenet.onnx": MODEL}
+        assert 1 <= time.monotonic() - began < 5
+        proxy.rules[0].times = float("inf")
+        told = kitchen.refused(Unreachable, f"http://{proxy.host}{PATH}", patience=0.5)
+        assert "asks to wait 2 s" in told
 
 
 def test_a_file_that_went_bad_in_the_cache_is_fetched_again(kitchen: Kitchen, store: Objects) -> None:

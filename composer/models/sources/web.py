@@ -20,7 +20,7 @@ from composer.errors import Corrupt, Denied, NotFound, TricomposeError, Unreacha
 from composer.events import Logged
 from composer.models.sources.remote import Listing, Remote, Stream
 from composer.models.sources.way import Way, shown
-from composer.oci.patience import Interrupted, Patience
+from composer.oci.patience import Interrupted, Patience, retry_after
 from composer.oci.store import CHUNK
 from composer.oci.trouble import diagnose
 from composer.words import natural
@@ -177,8 +177,9 @@ class Wire:
         response.close()
         what = what or shown(url)
         if status in _PASSING:
-            after = natural(response.headers.get("Retry-After", ""))
-            error = Unreachable(f"{host} answered {status} for {what}", hint="try again later")
+            after = retry_after(response.headers)
+            asked = f" and asks to wait {after:.0f} s" if after else ""
+            error = Unreachable(f"{host} answered {status} for {what}{asked}", hint="try again later")
             raise Interrupted(error, after=after)
         raise self.refusal(status, host, what)
 
