@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,14 +117,13 @@ def _create(
     from composer.bundling.packing import Packing, create
     from composer.console import bundles
     from composer.oci.image import Platform
-    from composer.recipe import load_recipe
     from composer.with_server import Proving
 
     size = _bytes_of(part_size) if part_size else None
     if key and not key.exists():
         raise Usage(f"there is no key {key}", hint=f"ssh-keygen -t ed25519 -f {key}")
     place = _place_of(out)
-    loaded = [load_recipe(path, environ=os.environ) for path in recipes]
+    loaded = desk.recipes(recipes)
     packing = Packing(
         part_size=size,
         since=since,

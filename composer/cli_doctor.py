@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -127,12 +126,11 @@ def _servers(servers: Sequence[str]) -> Sequence[str]:
 
 
 def _places(desk: Desk, recipes: Sequence[Path]) -> Iterator[tuple[Recipe | None, Workplace]]:
-    from composer.recipe import load_recipe
 
     if not recipes:
         yield None, desk.place()
     for path in recipes:
-        loaded = load_recipe(path, environ=os.environ)
+        loaded = desk.recipe(path)
         yield loaded, desk.place(loaded)
 
 
@@ -168,7 +166,6 @@ def _apply(desk: Desk, /, words: Sequence[str], file: Path) -> None:
 
 def _entries(desk: Desk, words: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     from composer.doctor.hosts_file import of_routes
-    from composer.recipe import load_recipe
 
     def told(routes: Routes) -> Iterator[tuple[str, tuple[str, ...]]]:
         entries, warnings = of_routes(routes)
@@ -178,7 +175,7 @@ def _entries(desk: Desk, words: Sequence[str]) -> Iterator[tuple[str, tuple[str,
 
     paths = [word for word in words if "=" not in word]
     for path in paths:
-        yield from told(desk.place(load_recipe(Path(path), environ=os.environ)).routes)
+        yield from told(desk.place(desk.recipe(Path(path))).routes)
     if not paths:
         yield from told(desk.place().routes)
     for word in words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -122,7 +121,6 @@ def _wanted(desk: Desk, what: Sequence[str], lists: Sequence[Path], *, watch: bo
     """All images that are named, in the order of the command line, the lists last."""
     from composer import mirroring
     from composer.oci.names import TRANSPORTS, parse_reference
-    from composer.recipe import load_recipe
 
     plain = desk.place()
     for one in what:
@@ -132,7 +130,7 @@ def _wanted(desk: Desk, what: Sequence[str], lists: Sequence[Path], *, watch: bo
             yield from _listed(plain, Path(one))
         else:
             _require_file(one)
-            recipe = load_recipe(Path(one), environ=os.environ)
+            recipe = desk.recipe(Path(one))
             yield from mirroring.of_recipe(recipe, desk.place(recipe), pins=not watch)
     for file in lists:
         yield from _listed(plain, file)

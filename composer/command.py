@@ -31,6 +31,9 @@ SECTIONS: Final = {
 }
 """How the commands are grouped in the help."""
 
+RECIPE: Final = click.Path(path_type=Path, dir_okay=False)
+"""A recipe as an argument."""
+
 USAGE: Final = 2
 """The exit status of a command line that cannot be meant."""
 
@@ -52,11 +55,27 @@ class Desk:
     ca_bundle: Path | None = None
     mount_from: Sequence[str] = ()
 
-    def overlaid(self, recipe: Recipe) -> Recipe:
-        """A recipe with what `--network` says of the network."""
+    def recipe(self, path: Path) -> Recipe:
+        """A recipe, with what `--network` says of the network. Raises `RecipeError`, `NotFound`."""
+        from composer.recipe import load_recipe
         from composer.routing import overlaid
 
-        return overlaid(recipe, self.network, os.environ)
+        return overlaid(load_recipe(path, environ=os.environ), self.network, os.environ)
+
+    def recipes(self, paths: Sequence[Path]) -> list[Recipe]:
+        """All of them, before anything is done with the first. Raises `RecipeError` with the problems of all."""
+        from composer.errors import RecipeError
+
+        found: list[Recipe] = []
+        problems: list[Problem] = []
+        for path in paths:
+            try:
+                found.append(self.recipe(path))
+            except RecipeError as error:
+                problems += error.problems
+        if problems:
+            raise RecipeError(problems)
+        return found
 
     def place(
         self,
