@@ -126,7 +126,6 @@ def _servers(servers: Sequence[str]) -> Sequence[str]:
 
 
 def _places(desk: Desk, recipes: Sequence[Path]) -> Iterator[tuple[Recipe | None, Workplace]]:
-
     if not recipes:
         yield None, desk.place()
     for path in recipes:
