@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from composer.cli_serve import REPORTS, RUNNER, STRICT, VERIFIED, report_files
 from composer.command import RECIPE, Desk, Usage, command
+
+if TYPE_CHECKING:
+    from composer.oci.names import Reference
+    from composer.recipe import Recipe
+    from composer.reports import Target
+    from composer.with_server import Proving
+    from composer.workplace import Workplace
 
 commands = click.Group()
 """Holds the commands until the tool takes them."""
@@ -51,7 +58,7 @@ _KNOWLEDGE: Final = click.option(
 @click.option(
     "--pin",
     is_flag=True,
-    help="With a Dockerfile: ask the registry, and name images by digest. Without it nothing is asked of anybody.",
+    help="With a Dockerfile: name images by digest, by the lock or else the registry. Without it nobody is asked.",
 )
 @_LOCKED
 @_CUT
@@ -194,12 +201,8 @@ def _build(
       tricompose build recipe.yaml -o docker-daemon:tritonserver:slim
       tricompose build recipes/*.yaml --no-validate
     """
-    from composer import pipeline
-    from composer.console import results
-    from composer.console.proofs import report_text
     from composer.oci.names import parse_reference
-    from composer.reports import write_all as write_reports
-    from composer.with_server import Proving, Unproved, Unseen
+    from composer.with_server import Proving
     from composer.workplace import DockerWay
 
     if outputs and len(recipes) > 1:
@@ -210,22 +213,41 @@ def _build(
     instead = [parse_reference(output) for output in outputs]
     files = report_files(reports, recipes)
     way = DockerWay(use_cache=not no_cache, pull=pull, network=build_network, classic=no_buildkit)
+    how = None if no_validate else Proving(runner=runner, strict=strict, complete=complete)
     for path, recipe in zip(recipes, desk.recipes(recipes), strict=True):
-        targets = instead or [recipe.place(output) for output in recipe.outputs]
         place = desk.place(recipe, locked=locked, knowledge=knowledge, cut=cut, docker=way)
-        try:
-            how = None if no_validate else Proving(runner=runner, strict=strict, complete=complete)
-            outcome = pipeline.build(recipe, place, outputs=targets, how=how)
-        except (Unproved, Unseen) as error:
-            for platform, report in error.reports.items():
-                document = {"platform": platform, **report.to_json()}
-                desk.console.add_result("reports", document, *report_text(report))
-            write_reports(error.reports.values(), files)
-            raise
-        text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
-        desk.console.add_result("builds", results.outcome_json(outcome, str(path), recipe.name), *text)
-        # Told first: where a report cannot be written, the image is delivered all the same.
-        write_reports(outcome.reports.values(), files)
+        targets = instead or [recipe.place(output) for output in recipe.outputs]
+        _make(desk, path, recipe, place, targets, how, files)
+
+
+def _make(
+    desk: Desk,
+    path: Path,
+    recipe: Recipe,
+    place: Workplace,
+    targets: Sequence[Reference],
+    how: Proving | None,
+    files: Sequence[Target],
+) -> None:
+    """Build one recipe, and tell what came of it: of an image that was not proved, the reports."""
+    from composer import pipeline
+    from composer.console import results
+    from composer.console.proofs import report_text
+    from composer.reports import write_all as write_reports
+    from composer.with_server import Unproved, Unseen
+
+    try:
+        outcome = pipeline.build(recipe, place, outputs=targets, how=how)
+    except (Unproved, Unseen) as error:
+        for platform, report in error.reports.items():
+            document = {"platform": platform, **report.to_json()}
+            desk.console.add_result("reports", document, *report_text(report))
+        write_reports(error.reports.values(), files)
+        raise
+    text = [outcome.root.digest] if desk.console.quiet else results.outcome_text(outcome, recipe.name)
+    desk.console.add_result("builds", results.outcome_json(outcome, str(path), recipe.name), *text)
+    # Told first: where a report cannot be written, the image is delivered all the same.
+    write_reports(outcome.reports.values(), files)
 
 
 @commands.group("knowledge")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import click
 
 from composer.command import Desk, Usage, command
-
-if TYPE_CHECKING:
-    pass
 
 commands = click.Group()
 """Holds the commands until the tool takes them."""

@@ -46,7 +46,7 @@ _GIVEN: Final = "tricompose/given"
 """What the engine calls images that it could not pull itself, and what it has built, until the build is over."""
 
 _TRIES: Final = 5
-"""How often an image is built whose makers are at it at once: all but the first come from the cache."""
+"""How often an image is given or built that other builds take away meanwhile: all but the first are quick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Connections that go by our names, proxies and trust, for requests and urllib3.
 
 The name in a URL stays what TLS and `Host` say; only where the connection goes is ours to choose. Of urllib3 that takes
-`HTTPConnection._new_conn`, `_dns_host` and `_tunnel`, which are its own affair: a test tells when they change.
+`HTTPConnection._new_conn`, `_dns_host` and `_tunnel`, which are its own affair: a test tells when they change. That a
+refusal is heard while bytes are still sent takes that it reads the answer after `BrokenPipeError`.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ LONG: Final = "no answer to PUT"
 """What is waited for as long as people wait, 30 s, as a registry may hash the blob: one in eight is enough."""
 
 WRONG: Final = frozenset({"flipped bit", "truncated, Content-Length says so", "another blob's bytes"})
-"""What is wrong in a blob says not where: it has to be fetched again whole."""
+"""What is wrong in a blob says not where: it has to be fetched again whole, unless its size tells at once."""
 
 CUT: Final = frozenset(
     {"upload cut", "upload reset", "lost answer to PATCH", "no answer to PATCH", "5xx for uploads", "429 for uploads"}
@@ -734,6 +734,10 @@ in turn: distribution 2.8.2, which forgets an upload that is cut, and the CUE pr
 | bytes | needed | moved twice | share |
 |---|---|---|---|
 {bytes}
+
+The share depends on the image, and on how a registry refuses. Of the first 200 storms, with the same faults: 6.4 % with
+the image that was used before, of 8 layers with 40 % of it in one; 8.5 % if besides the proxy reads a body to its end
+before it refuses it; 10.8 % with the code as it was then. With the images above and such a proxy: 4.4 %.
 
 | fault | storms with it | came through |
 |---|---|---|
